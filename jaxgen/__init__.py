@@ -1,0 +1,56 @@
+"""jaxgen: deep generative models as pure functions in JAX.
+
+exp = jaxgen.load_experiment("experiments/digits_vae.py", steps=500)
+jaxgen.fit(exp)
+model, state = jaxgen.load("runs/digits_vae")
+images = jaxgen.sample(model, state, jax.random.key(0), 64)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxgen.experiment import Experiment, fit, load, load_experiment
+    from jaxgen.sampling import encode, generate, interpolate, reconstruct, sample, traverse
+    from jaxgen.viz import grid, save_picture
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Experiment": "experiment",
+    "fit": "experiment",
+    "load": "experiment",
+    "load_experiment": "experiment",
+    "encode": "sampling",
+    "generate": "sampling",
+    "interpolate": "sampling",
+    "reconstruct": "sampling",
+    "sample": "sampling",
+    "traverse": "sampling",
+    "grid": "viz",
+    "save_picture": "viz",
+}
+
+__all__ = [
+    "Experiment",
+    "encode",
+    "fit",
+    "generate",
+    "grid",
+    "interpolate",
+    "load",
+    "load_experiment",
+    "reconstruct",
+    "sample",
+    "save_picture",
+    "traverse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when first used: `jaxgen --help` does not wait for JAX."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxgen' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"jaxgen.{_HOME[name]}"), name)

@@ -19,6 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
 
 Array = jax.Array
 Keys = jax.Array  # typed PRNG keys [B]
@@ -92,6 +95,28 @@ class Solver(NamedTuple):
 
     init: Callable[[Array], tuple]
     step: Callable[[Keys, Predict, tuple, Array, Array], tuple]
+
+
+def _one_shot(keys: Keys, predict: Predict, noise: Array) -> Array:
+    return predict(noise, jnp.ones(()))
+
+
+one_shot: Sampler = Partial(_one_shot)
+"""The sampler of a model that turns noise into an image in one step."""
+
+
+def labels(classes: int) -> Callable[[int, Any], Array]:
+    """`Model.condition` of a model conditioned on one of `classes` labels: an int or [n] ints -> int32 [n]."""
+
+    def condition(n: int, value: Any) -> Array:
+        value = np.asarray(value)
+        check(np.issubdtype(value.dtype, np.integer), f"a label must be a whole number, 0 to {classes - 1}")
+        check(value.shape in ((), (n,)), f"give one label, or {n} (one an image), not an array of shape {value.shape}")
+        wrong = value[(value < 0) | (value >= classes)]
+        check(wrong.size == 0, f"label {wrong.ravel()[0] if wrong.size else None} is outside 0 to {classes - 1}")
+        return jnp.broadcast_to(jnp.asarray(value, jnp.int32), (n,))
+
+    return condition
 
 
 def check(ok: bool, message: str) -> None:

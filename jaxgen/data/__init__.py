@@ -1,0 +1,113 @@
+"""Data sets by name: `load("digits")`, `load("mnist", "test")`, `load("folder:~/photos", size=32)`, `load("mine.npz")`.
+
+One file a data set. To add one, write a file with a function (split, **options) -> Dataset and name it in `SETS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+from jaxgen.data import celeb_a, cifar10, digits, folder, mnist, npz, synthetic, tfds_images
+from jaxgen.data.dataset import Dataset, in_memory
+from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
+from jaxgen.types import InputError, check
+
+__all__ = [
+    "Dataset",
+    "Reader",
+    "available",
+    "in_memory",
+    "load",
+    "normalize",
+    "order",
+    "prepare",
+    "reader",
+    "to_uint8",
+]
+
+EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
+    "digits": (digits.load, "8x8x1, 1,500 train + 297 test"),
+    "rings": (synthetic.rings, "points 2, any number"),
+    "moons": (synthetic.moons, "points 2, any number"),
+    "gaussians8": (synthetic.gaussians8, "points 2, any number"),
+    "gaussians25": (synthetic.gaussians25, "points 2, any number"),
+}
+TFDS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist.load,
+    "fashion_mnist": mnist.load_fashion,
+    "cifar10": cifar10.load,
+    "celeb_a": celeb_a.load,
+}
+SETS: dict[str, Callable[..., Dataset]] = {name: entry[0] for name, entry in EMBEDDED.items()} | TFDS
+
+
+def load(name: str, split: str = "train", **options) -> Dataset:
+    """The data set `name`: one of `SETS`, "folder:PATH", a path ending in .npz, or an image set of TFDS ("tfds:NAME").
+
+    `options` are those of the set's own function (`size=`, `labels=`, `n=`, ...). Unknown names, splits and options,
+    and sets that are not prepared, raise InputError.
+    """
+    function = _find(name)
+    allowed = _option_names(function)
+    for option in options:
+        known = ", ".join(allowed) or "none"
+        check(option in allowed, f"the data set {name} has no option {option!r}; it has {known}")
+    return function(split, **options)
+
+
+def prepare(name: str, data_dir: str | None = None) -> str:
+    """Download and convert a TFDS image set, once (`jaxgen data prepare NAME`); the folder it is in.
+
+    Raises InputError for a set that needs no preparing, when TensorFlow is missing, or when the download fails.
+    """
+    own = name in EMBEDDED or name.startswith("folder:") or name.endswith(".npz")
+    check(not own, f"{name} needs no preparing; use it as it is")
+    return tfds_images.prepare(name.removeprefix("tfds:"), data_dir)
+
+
+def available() -> list[tuple[str, str, str]]:
+    """(name, size, state) of each set, for `jaxgen data list`; under a second, without the network.
+
+    The state is "embedded", "prepared", "not prepared: jaxgen data prepare NAME" or, for files of one's own, "yours".
+    """
+    rows = [(name, text, "embedded") for name, (_, text) in EMBEDDED.items()]
+    for name in [*TFDS, *(other for other in tfds_images.in_folder() if other not in TFDS)]:
+        try:
+            text, ready = tfds_images.summary(name)
+        except InputError:  # a prepared set without pictures
+            continue
+        rows.append((name, text, "prepared" if ready else f"not prepared: jaxgen data prepare {name}"))
+    rows.append(("folder:PATH", "pictures, sub-folders are labels", "yours"))
+    return [*rows, ("PATH.npz", "arrays x and labels", "yours")]
+
+
+def _find(name: str) -> Callable[..., Dataset]:
+    """The function (split, **options) -> Dataset behind a name."""
+    kind, _, rest = name.partition(":")
+    if name in SETS:
+        return SETS[name]
+    if kind == "folder":
+        return partial(folder.load, rest)
+    if name.endswith(".npz"):
+        return partial(npz.load, name)
+    if kind == "tfds":
+        return TFDS.get(rest, partial(tfds_images.load, rest))
+    names = [*SETS, *tfds_images.known(), *tfds_images.in_folder()]
+    if name.split("/")[0] in names:
+        return partial(tfds_images.load, name)
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    there = ", ".join([*SETS, "folder:PATH", "PATH.npz", "tfds:NAME"])
+    raise InputError(f"there is no data set {name!r}{hint}; give one of {there}")
+
+
+def _option_names(function: Callable[..., Dataset]) -> list[str]:
+    """The keywords of a set's function; those it passes on are `tfds_images.load`'s."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names += [name for name in _option_names(tfds_images.load) if name not in names]
+    return names

@@ -1,0 +1,41 @@
+"""Sampling: one call for every family, the solvers that iterate, guidance, and walks in the latent space."""
+
+from __future__ import annotations
+
+from jaxgen.sampling.ddim import ddim
+from jaxgen.sampling.ddpm import ddpm
+from jaxgen.sampling.guidance import classifier_free
+from jaxgen.sampling.iterate import Times, iterate, uniform
+from jaxgen.sampling.latent import encode, interpolate, lerp, reconstruct, slerp, traverse
+from jaxgen.sampling.sample import generate, sample, stream
+from jaxgen.types import Model, Sampler, check
+
+SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (schedule) -> Solver, for those chosen by name
+
+
+def named(model: Model, solver: str, steps: int, clip: float = 1.0) -> Sampler:
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps; clip as in `iterate`."""
+    check(model.schedule is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
+    check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
+    return iterate(SOLVERS[solver](model.schedule), uniform(steps), clip)
+
+
+__all__ = [
+    "SOLVERS",
+    "Times",
+    "classifier_free",
+    "ddim",
+    "ddpm",
+    "encode",
+    "generate",
+    "interpolate",
+    "iterate",
+    "lerp",
+    "named",
+    "reconstruct",
+    "sample",
+    "slerp",
+    "stream",
+    "traverse",
+    "uniform",
+]

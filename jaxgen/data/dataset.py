@@ -1,0 +1,109 @@
+"""What a data set is: examples by index, in memory or read when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgen.data.cache import cached
+from jaxgen.types import Batch, check
+
+IN_MEMORY_BYTES = 2 * 2**30  # a set of pictures up to this size, as uint8, is held in memory
+
+Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+"""`read(indices [n]) -> (x uint8 [n, H, W, C], labels int32 [n, ...] or None)`, safe to call from several threads."""
+
+
+class Dataset(NamedTuple):
+    """Examples by index; a value, not a stream (`jaxgen.data.pipeline` makes the stream).
+
+    name       what `load` was given
+    split      the part: "train", "test", ...
+    size       number of examples
+    shape      of one example: (H, W, C) pictures, (D,) points
+    take       (indices [n]) -> Batch of numpy arrays: x uint8 [n, H, W, C] or float32 [n, ...] in [-1, 1] or in
+               the points' own units; condition int32 [n] (or [n, K] for K attributes), or None
+    classes    names of the labels (of the attributes), () where there are none
+    streaming  examples are read from storage at each `take`, not held in memory
+    """
+
+    name: str
+    split: str
+    size: int
+    shape: tuple[int, ...]
+    take: Callable[[np.ndarray], Batch]
+    classes: tuple[str, ...] = ()
+    streaming: bool = False
+
+
+def in_memory(name: str, split: str, x: np.ndarray, labels: np.ndarray | None = None, classes=()) -> Dataset:
+    """A data set from arrays `x: [N, ...]` and `labels: [N, ...]` integers, or None. Raises InputError when empty."""
+    check(len(x) > 0, f"{name}: the {split!r} split holds no examples; give a split with examples")
+    if labels is not None:
+        check(len(labels) == len(x), f"{name}: {len(labels)} labels for {len(x)} examples; give one label an example")
+        labels = np.asarray(labels, np.int32)
+
+    def take(indices):
+        return Batch(x[indices], None if labels is None else labels[indices])
+
+    return Dataset(name, split, len(x), tuple(x.shape[1:]), take, tuple(classes))
+
+
+def from_reader(
+    name: str,
+    split: str,
+    read: Read,
+    *,
+    size: int,
+    shape: tuple[int, ...],
+    classes=(),
+    fingerprint: str,
+    streaming: bool | None = None,
+) -> Dataset:
+    """A data set of `size` pictures of `shape` given by `read`: decoded once, cached and held in memory where it fits.
+
+    `fingerprint` says everything that the decoded pictures depend on: another fingerprint, another cache file.
+    `streaming`: True reads at each `take`, False forces the set into memory, None decides by `IN_MEMORY_BYTES`.
+    """
+    check(size > 0, f"{name}: the {split!r} split holds no examples; give a split with examples")
+    if streaming is None:
+        streaming = size * math.prod(shape) > IN_MEMORY_BYTES
+    if streaming:
+        return Dataset(name, split, size, shape, lambda indices: Batch(*read(indices)), tuple(classes), True)
+
+    def build():
+        return _read_all(f"decoding {name}", read, size, shape)
+
+    x, labels = cached(f"{name}-{split}", f"{fingerprint} {size} {shape}", (size, *shape), build)
+    return in_memory(name, split, x, labels, classes)
+
+
+def _read_all(what: str, read: Read, size: int, shape: tuple[int, ...], chunk: int = 256):
+    """Every example, read by a few threads (decoders release the interpreter's lock), into one array."""
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    x = np.empty((size, *shape), np.uint8)
+    labels: dict[int, np.ndarray | None] = {}
+
+    def work(start):
+        stop = min(start + chunk, size)
+        x[start:stop], labels[start] = read(np.arange(start, stop))
+        return stop - start
+
+    workers = min(8, os.cpu_count() or 1)
+    # A bar only on a terminal, and only where the wait is noticeable.
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=size, desc=what, delay=2, disable=None, leave=False) as bar:
+        try:
+            for done in pool.map(work, range(0, size, chunk)):
+                bar.update(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # one unreadable picture: do not decode the rest first
+            raise
+    parts = [labels[start] for start in sorted(labels)]
+    return x, None if parts[0] is None else np.concatenate(parts).astype(np.int32)

@@ -1,0 +1,88 @@
+"""A folder of pictures of one's own; its sub-folders become labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.data.dataset import Dataset, from_reader
+from jaxgen.data.pictures import check_format, read_picture
+from jaxgen.types import check
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+SPLITS = ("train", "test", "all")
+
+
+def load(
+    path: str,
+    split: str = "train",
+    *,
+    size: int = 64,
+    channels: int = 3,
+    labels: bool = True,
+    streaming: bool | None = None,
+) -> Dataset:
+    """uint8 [N, size, size, channels] from every picture at or below the folder `path`, sorted by path.
+
+    The largest centred square of each is resized with antialiasing; `channels` is 3 (colour) or 1 (grey). Where the
+    pictures lie in sub-folders, the (sorted) first-level sub-folders are the classes; `labels=False` ignores them.
+    "test" is about 10 percent, chosen by a hash of the path inside the folder (so that adding pictures moves no other),
+    "train" the rest, "all" everything. `streaming` as in `jaxgen.data.dataset.from_reader`. Hidden files are passed
+    over. An empty folder and an unreadable picture raise InputError.
+    """
+    check(split in SPLITS, f"folder:{path} has no split {split!r}; give one of {', '.join(SPLITS)}")
+    check_format(size, channels)
+    root = Path(path).expanduser()
+    check(root.is_dir(), f"there is no folder {path}; give the path of a folder with pictures")
+    everything = _pictures(root)
+    check(bool(everything), f"no pictures in {path}; expected files ending in {', '.join(SUFFIXES)}")
+    classes = _classes(path, everything) if labels else ()
+    files = [name for name in everything if split == "all" or _held_out(name) == (split == "test")]
+    number = {name: i for i, name in enumerate(classes)}
+    check(bool(files), f"the {split!r} split of {path} is empty ({len(everything)} pictures); give split='all'")
+
+    def read(indices):
+        chosen = [files[int(i)] for i in indices]
+        x = [read_picture(root / name, str(root / name), channels=channels, size=size) for name in chosen]
+        return np.stack(x), np.array([number[name.split("/")[0]] for name in chosen], np.int32) if classes else None
+
+    about = {"size": len(files), "shape": (size, size, channels), "classes": classes}
+    stamp = _fingerprint(root, files, classes)
+    return from_reader(f"folder:{path}", split, read, **about, fingerprint=stamp, streaming=streaming)
+
+
+def _pictures(root: Path) -> list[str]:
+    """Paths of all pictures inside `root`, with forward slashes, sorted: the same list on every system."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                found.append((Path(folder) / name).relative_to(root).as_posix())
+    return sorted(found)
+
+
+def _classes(path: str, names: list[str]) -> tuple[str, ...]:
+    inside = [name for name in names if "/" in name]
+    check(
+        len(inside) in (0, len(names)),
+        f"{path} has {len(names) - len(inside)} pictures beside its sub-folders, which would have no label; "
+        "move them into sub-folders or give labels=False",
+    )
+    return tuple(sorted({name.split("/")[0] for name in inside}))
+
+
+def _held_out(name: str) -> bool:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()) % 10 == 0
+
+
+def _fingerprint(root: Path, files: list[str], classes: tuple[str, ...]) -> str:
+    """Changes whenever a picture is added, removed or written again."""
+    digest = hashlib.blake2b(repr((str(root.resolve()), classes)).encode("utf-8", "surrogateescape"))
+    for name in files:
+        status = os.stat(root / name)
+        digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""A .npz file of one's own: `x` (or `images`) and, if wanted, `labels`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.data.dataset import Dataset, in_memory
+from jaxgen.data.pipeline import order
+from jaxgen.types import InputError, check
+
+SPLITS = ("train", "test", "all")
+REWRITE = "write it again as plain numbers with numpy.savez"
+
+
+def load(path: str, split: str = "train") -> Dataset:
+    """Pictures or points from the file `path`.
+
+    x: uint8 [N, H, W, C] or [N, H, W] (grey), kept as they are; float [N, H, W, C] in [-1, 1], kept as float32; or
+    points [N, D] of any real numbers, as float32. labels: integers [N] from 0 up. "test" is a fixed 10 percent of the
+    rows, "train" the rest, "all" everything. Nothing is unpickled: arrays of objects raise InputError, as does all
+    else that is not as above.
+    """
+    check(split in SPLITS, f"{path} has no split {split!r}; give one of {', '.join(SPLITS)}")
+    check(Path(path).is_file(), f"there is no file {path}; give the path of a .npz file")
+    arrays = _arrays(path)
+    found = [key for key in ("x", "images") if key in arrays]
+    keys = ", ".join(sorted(arrays)) or "nothing"
+    check(len(found) == 1, f"{path} holds {keys}; expected one of x and images, and labels if there are any")
+    x = _examples(path, found[0], arrays[found[0]])
+    labels, classes = arrays.get("labels"), ()
+    if labels is not None:
+        good = labels.shape == (len(x),) and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
+        what = f"{labels.dtype} {list(labels.shape)}"
+        check(good, f"{path}: labels are {what}; expected whole numbers [{len(x)}] from 0 up, one an example")
+        classes = [str(label) for label in range(int(labels.max()) + 1)]
+    if split != "all":
+        rows = order(len(x), 0, 0, len(x))
+        held_out = max(1, len(x) // 10)
+        rows = np.sort(rows[:held_out] if split == "test" else rows[held_out:])
+        x, labels = x[rows], None if labels is None else labels[rows]
+    return in_memory(str(path), split, x, labels, classes)
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if key in ("x", "images", "labels")} or dict.fromkeys(file)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, MemoryError) as error:
+        if "Object arrays" in str(error):
+            raise InputError(f"{path} holds arrays of Python objects, which are never loaded; {REWRITE}") from error
+        raise InputError(f"{path} is damaged or not a .npz file ({error}); {REWRITE}") from error
+
+
+def _examples(path: str, key: str, x: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, C], float32 [N, H, W, C] or float32 [N, D]."""
+    what = f"{path}: {key} is {x.dtype} {list(x.shape)}"
+    check(x.ndim in (2, 3, 4) and x.size > 0, f"{what}; expected [N, H, W, C], [N, H, W] or points [N, D]")
+    check(x.dtype.kind in "iuf", f"{what}; expected whole or real numbers: {REWRITE}")
+    if x.dtype.kind == "f":
+        check(bool(np.isfinite(x).all()), f"{what} with values that are not finite; remove the examples that have them")
+    if x.ndim == 2:
+        return x.astype(np.float32)
+    x = x[..., None] if x.ndim == 3 else x
+    if x.dtype == np.uint8:
+        return x
+    check(x.dtype.kind == "f", f"{what}; expected pictures as uint8 from 0 to 255: {key}.astype('uint8')")
+    low, high = float(x.min()), float(x.max())
+    # Floats from 0 to 1 also lie in [-1, 1]: taking them as they are would train on the wrong range, silently.
+    remedy = f"save 2*{key} - 1, or uint8" if low >= 0 and high <= 1 else "scale them, or save uint8"
+    ranged = -1 <= low < 0 and high <= 1
+    check(ranged, f"{what} from {low:.3g} to {high:.3g}; expected real numbers from -1 to 1: {remedy}")
+    return x.astype(np.float32)

@@ -1,0 +1,381 @@
+"""Experiments: what is trained on what, as a function of plain keywords; `fit` trains it, `load` brings it back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import checkpoint, parallel, training, viz
+from jaxgen.data import Dataset, pipeline
+from jaxgen.records import Records
+from jaxgen.sampling import sample
+from jaxgen.types import Batch, InputError, Model, TrainState, check
+
+CALL_BYTES = 4 << 20  # data of one compiled call: small beside a model, large beside a transfer's cost
+CALL_STEPS = 100
+CALL_SECONDS = 0.5  # of one compiled call at most, about: what a signal or the progress bar waits for
+
+
+class Experiment(NamedTuple):
+    """What an experiment's function returns.
+
+    model, optimizers   as `training.make_step` takes them
+    data                a `jaxgen.data.Dataset` to train on
+    batch               examples of a minibatch, over all devices
+    steps, seed         how long, and the seed of everything random
+    order, accumulate   turns of the players; slices of a minibatch whose gradients are added up
+    ema                 decay of the averaged parameters, 0 for none
+    log_every, sample_every, save_every    in steps
+    name, source, settings   filled in by `load_experiment`
+    """
+
+    model: Model
+    optimizers: training.Optimizers
+    data: Dataset
+    batch: int = 128
+    steps: int = 1000
+    seed: int = 0
+    order: Sequence[str] | None = None
+    accumulate: int = 1
+    ema: float = 0.999
+    log_every: int = 50
+    sample_every: int = 1000
+    save_every: int = 1000
+    name: str = "experiment"
+    source: str = ""
+    settings: Mapping[str, Any] = {}  # noqa: RUF012 - read only
+
+
+class Diverged(RuntimeError):
+    """A loss or a gradient was not finite: which player's, at which step, and the last good checkpoint."""
+
+
+class Stopped(RuntimeError):
+    """A signal asked the run to stop: it was saved first. `signal` is its number."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.signal = number
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def load_function(path: str | Path) -> Callable[..., Experiment]:
+    """The function `experiment` of a Python file."""
+    path = Path(path)
+    near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    check(path.is_file(), f"no experiment file {path}" + (f"; in {path.parent} there are {', '.join(near)}" if near else ""))
+    spec = importlib.util.spec_from_file_location(f"jaxgen_experiment_{path.stem}", path)
+    check(spec is not None and spec.loader is not None, f"{path} is not a Python file: an experiment's name ends in .py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    sys.modules[module.__name__] = module  # where annotations of the file are looked up
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    function = getattr(module, "experiment", None)
+    check(callable(function), f"{path} defines no function `experiment(*, ...) -> jaxgen.Experiment`")
+    return function  # type: ignore[return-value]
+
+
+def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
+    """The experiment of a file, with its keywords changed as given. `steps` and `seed` every experiment has."""
+    function = load_function(path)
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    general = {name: keywords.pop(name) for name in ("steps", "seed") if name in keywords and name not in defaults}
+    unknown = sorted(set(keywords) - set(defaults))
+    check(not unknown, f"{Path(path).name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
+    exp = function(**keywords)
+    check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
+    exp = exp._replace(**general)
+    settings = {**defaults, **keywords, "steps": exp.steps, "seed": exp.seed}
+    exp = exp._replace(name=Path(path).stem, source=str(Path(path).resolve()), settings=settings)
+    for field in ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every"):
+        check(getattr(exp, field) >= 1, f"{field} must be at least 1, it is {getattr(exp, field)}")
+    check(0 <= exp.ema < 1, f"ema must be in [0, 1), it is {exp.ema}")
+    return exp
+
+
+class Run(NamedTuple):
+    """A trained experiment read back: its pure functions, its newest good state, and the step of it."""
+
+    experiment: Experiment
+    state: TrainState
+    step: int
+
+
+def load_run(workdir: str | Path, layout: str = "one") -> Run:
+    """The run of a folder that `fit` wrote: functions rebuilt from the saved settings, arrays from the checkpoint."""
+    settings = read_settings(workdir)
+    exp = load_experiment(settings["source"], **settings["keywords"])
+    template = parallel.template(parallel.layout(layout), partial(init, exp))
+    store = checkpoint.open_store(checkpoints(workdir), read_only=True)
+    try:
+        found = checkpoint.restore(store, template, report=_say)
+    finally:
+        checkpoint.close(store)
+    check(found is not None, f"{workdir} has no checkpoint yet: train it first")
+    return Run(exp, *found)  # type: ignore[misc]
+
+
+def load(workdir: str | Path) -> tuple[Model, TrainState]:
+    """`model, state = jaxgen.load(workdir)`: what `sample` and the rest of the sampling API take."""
+    run = load_run(workdir)
+    return run.experiment.model, run.state
+
+
+def read_settings(workdir: str | Path) -> dict[str, Any]:
+    """What `fit` noted of a run: {"name", "source", "sha256", "keywords"}."""
+    path = Path(workdir) / "settings.json"
+    check(Path(workdir).is_dir(), f"no folder {workdir}: give the folder of a run, such as runs/digits_vae")
+    check(path.is_file(), f"{workdir} is not the folder of a run (it has no settings.json): train into it first")
+    try:
+        settings = json.loads(path.read_text())
+        settings = {name: settings[name] for name in ("name", "source", "sha256", "keywords")}
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}): train into another folder, or restore the file") from None
+    here = Path("experiments") / Path(settings["source"]).name  # a run that moved to another machine
+    if not Path(settings["source"]).is_file() and here.is_file():
+        settings["source"] = str(here.resolve())
+    check(Path(settings["source"]).is_file(), f"the experiment of {workdir}, {settings['source']}, is gone: put it back")
+    if _sha256(settings["source"]) != settings["sha256"]:
+        _say(f"note: {settings['source']} has changed since the run in {workdir} began")
+    return settings
+
+
+def checkpoints(workdir: str | Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return Path(workdir) / "checkpoints"
+
+
+def init(exp: Experiment) -> TrainState:
+    """The state before the first step."""
+    first = exp.data.take(np.zeros(exp.batch // exp.accumulate or 1, np.int64))
+    shapes = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
+    return training.init_state(exp.model, exp.optimizers, jax.random.key(exp.seed), shapes, ema=exp.ema > 0)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    exp: Experiment, workdir: str | Path | None = None, *, layout: str = "one", progress: bool = True, resume: bool = True
+) -> TrainState:
+    """Train `exp` up to its step `exp.steps` in `workdir` (runs/<name> unless told otherwise) and return the state.
+
+    Goes on from the newest good checkpoint there. Writes settings.json, metrics.jsonl, TensorBoard scalars, sample grids
+    samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`.
+    Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
+    InputError for a folder of another run.
+    """
+    folder = Path(workdir or Path("runs") / exp.name)
+    place = parallel.layout(layout)
+    shape = (training.minibatches(training.play_order(exp.model, exp.order)), exp.accumulate, exp.batch // exp.accumulate)
+    check(exp.batch % (exp.accumulate * place.devices) == 0,
+          f"batch {exp.batch} cannot be divided by accumulate {exp.accumulate} times {place.devices} devices")  # fmt: skip
+    chief = jax.process_index() == 0
+    _claim(folder, exp, write=chief)
+    state_of = partial(init, exp)
+    store = checkpoint.open_store(checkpoints(folder))
+    with contextlib.ExitStack() as closing:
+        closing.callback(checkpoint.close, store)
+        found = checkpoint.restore(store, parallel.template(place, state_of), report=_say)
+        state, start = found if found is not None else (parallel.create(place, state_of), 0)
+        make = partial(training.make_step, exp.model, exp.optimizers, order=exp.order, ema=exp.ema)
+        run = parallel.compile_step(place, make, state)
+        who = (jax.process_index(), jax.process_count())
+        reader = closing.enter_context(pipeline.reader(exp.data, seed=exp.seed, shape=shape, step=start, process=who))
+        records = closing.enter_context(Records(folder, start, exp.steps, int(np.prod(shape)), progress, write=chief))
+        asked = closing.enter_context(_signals())
+        trainer = _Trainer(exp, folder, place, store, run, reader, records, asked, chief)
+        state = trainer.train(state, start)
+    if chief:
+        _say(records.summary(folder))
+    return state
+
+
+class _Trainer(NamedTuple):
+    """What the loop of `fit` works with; nothing in it changes but files."""
+
+    exp: Experiment
+    folder: Path
+    place: parallel.Layout
+    store: checkpoint.Store
+    run: Callable
+    reader: pipeline.Reader
+    records: Records
+    asked: list[int]
+    chief: bool
+
+    def train(self, state: TrainState, step: int) -> TrainState:
+        exp, capacity = self.exp, self._capacity()
+        n, waiting = 1, None
+        while step < exp.steps:
+            n = min(n, self._until_event(step), capacity)
+            batches = parallel.place_batch(self.place, _padded(self.reader.take(n), capacity))
+            began = time.perf_counter()
+            state, report = self.run(state, batches, np.int32(n))
+            step += n
+            # one call in flight while the next is prepared: the device never waits for Python, nor piles up work
+            if waiting is not None:
+                self._digest(*waiting)
+            waiting = (step, n, report)
+            due = [step % every == 0 or step == exp.steps for every in (exp.log_every, exp.save_every, exp.sample_every)]
+            if any(due) or self.asked:
+                self._digest(*waiting)
+                waiting = None
+                self.records.log(step)
+            self._events(state, step, due)
+            n = self._next(n, capacity, time.perf_counter() - began)
+        if not (self.folder / "samples.png").exists() or self.records.steps:
+            self.picture(state, self.folder / "samples.png")
+        return state
+
+    def _events(self, state: TrainState, step: int, due: list[bool]) -> None:
+        _, saving, sampling = due
+        stop = self._asked_to_stop(step)
+        if saving or stop:
+            checkpoint.save(self.store, state, step)
+        if sampling:
+            self.picture(state, self.folder / "samples" / f"step_{step:08d}.png")
+        if stop and step < self.exp.steps:
+            checkpoint.wait(self.store)
+            name = signal.Signals(stop).name
+            raise Stopped(f"stopped by {name}: saved step {step} in {self.folder}; the same command goes on", stop)
+
+    def _asked_to_stop(self, step: int) -> int:
+        """The signal that asks for a stop, or 0; several processes agree on the step first."""
+        if jax.process_count() == 1:
+            return self.asked[0] if self.asked else 0
+        from jax.experimental import multihost_utils
+
+        return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+
+    def _digest(self, step: int, n: int, report: training.Report) -> None:
+        """Wait for a call's report and look at it."""
+        report = jax.device_get(report)
+        for player, broken in report.broken.items():
+            if broken >= 0:
+                checkpoint.wait(self.store)
+                good = checkpoint.latest(checkpoints(self.folder))
+                last = "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
+                raise Diverged(
+                    f"the loss or gradient of player {player!r} is not finite at step {int(broken)}: {last} in "
+                    f"{self.folder}; lower the learning rate or clip the gradient"
+                )
+        self.records.add(step, n, report.metrics)
+
+    def picture(self, state: TrainState, path: Path) -> None:
+        """A grid of samples from always the same noise."""
+        exp = self.exp
+        classes = len(exp.data.classes)
+        columns = classes if exp.model.condition is not None and 2 <= classes <= 20 else 8
+        points = len(exp.data.shape) == 1
+        n = 1024 if points else 8 * columns
+        condition = None if exp.model.condition is None else np.arange(n) % max(classes, 1)
+        x = sample(exp.model, state, jax.random.key(exp.seed), n, condition, sharding=self.place.rows, batch=max(n, 64))
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            x = multihost_utils.process_allgather(x, tiled=True)
+        if self.chief:
+            viz.save_picture(path, np.asarray(x), columns)
+
+    def _until_event(self, step: int) -> int:
+        exp = self.exp
+        return min(exp.steps - step, *(every - step % every for every in (exp.log_every, exp.save_every, exp.sample_every)))
+
+    def _capacity(self) -> int:
+        """Steps that one compiled call takes at most. It must not depend on anything measured: another capacity is
+        another executable, and only one and the same executable repeats a run bit for bit."""
+        exp = self.exp
+        item = np.prod(exp.data.shape) * exp.data.take(np.zeros(1, np.int64)).x.dtype.itemsize
+        examples = training.minibatches(training.play_order(exp.model, exp.order)) * exp.batch
+        return int(np.clip(CALL_BYTES // max(1, item * examples), 1, CALL_STEPS))
+
+    def _next(self, n: int, capacity: int, seconds: float) -> int:
+        """How many steps to ask for next: more while a call is short. The number is traced and changes no value."""
+        if seconds < CALL_SECONDS / 2:
+            return min(2 * n, capacity)
+        return max(1, n // 2) if seconds > 2 * CALL_SECONDS and self.records.steps > n else n
+
+
+def _padded(batch: Batch, capacity: int) -> Batch:
+    """[n, ...] -> [capacity, ...], the rest never looked at: one shape for every call."""
+
+    def pad(a: np.ndarray) -> np.ndarray:
+        if len(a) == capacity:
+            return a
+        return np.concatenate([a, np.zeros((capacity - len(a), *a.shape[1:]), a.dtype)])
+
+    return jax.tree.map(pad, batch)
+
+
+def _claim(folder: Path, exp: Experiment, write: bool) -> None:
+    """Make `folder` this experiment's, or go on in it if it is: the same experiment with the same keywords."""
+    path = folder / "settings.json"
+    mine = json.loads(json.dumps(dict(exp.settings), default=str))
+    if path.exists():
+        theirs = read_settings(folder)
+        check(
+            theirs["name"] == exp.name,
+            f"{folder} holds a run of {theirs['name']}, not of {exp.name}: choose another --workdir",
+        )
+        changed = [
+            f"{k}={theirs['keywords'].get(k)!r} (you asked for {mine.get(k)!r})"
+            for k in sorted(set(mine) | set(theirs["keywords"]))
+            if k != "steps" and mine.get(k) != theirs["keywords"].get(k)
+        ]
+        check(not changed, f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings")
+    else:
+        check(
+            not checkpoints(folder).exists(),
+            f"{folder} holds checkpoints but no settings.json: choose another --workdir",
+        )
+    if write:
+        sha256 = _sha256(exp.source) if exp.source else ""
+        note = {"name": exp.name, "source": exp.source, "sha256": sha256, "keywords": mine}
+        viz.atomically(path, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+    asked: list[int] = []
+    # several processes: the distributed runtime watches for SIGTERM itself
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield asked
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

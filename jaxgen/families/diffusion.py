@@ -1,0 +1,87 @@
+"""Denoising diffusion (Ho, Jain and Abbeel 2020, arXiv:2006.11239)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.losses.likelihood import total
+from jaxgen.nets import Network
+from jaxgen.schedules import Schedule, diffuse, like, parametrisation
+from jaxgen.types import Array, Batch, Keys, Model, Predict, Sampler, Tree, check, labels
+
+
+def diffusion(
+    denoiser: Network,
+    schedule: Schedule,
+    shape: Sequence[int],
+    *,
+    sampler: Sampler,
+    prediction: str = "eps",
+    steps: int | None = 1000,
+    inversion: Sampler | None = None,
+    classes: int | None = None,
+    drop: float = 0.1,
+) -> Model:
+    """loss = mean_i (target_i - f(x_t, t)_i)^2, x_t = alpha_t x_0 + sigma_t eps, one t an example: with prediction "eps" the
+    simple loss L_simple (eq. 14), up to the mean over dimensions.
+
+    denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names ("eps", "x0" or "v"), like x_t.
+    shape: of one example; sampler: the model's default; steps: times are uniform on {1/steps, ..., 1}, or on (0, 1] with None;
+    inversion: a deterministic sampler from data to noise, by which `encode` works.
+    classes: of the labels that the denoiser takes; each is dropped with probability `drop`, which trains the unconditional
+    model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
+    """
+    f = parametrisation(prediction)
+    check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
+
+    def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
+        params, stats = denoiser.init(key, batch.x, jnp.ones(batch.x.shape[0]), batch.condition)
+        return {"denoiser": params}, {"denoiser": stats}
+
+    def draw(key: Array) -> tuple[Array, Array, Array]:
+        """(t, eps, whether the condition is dropped) of one example."""
+        for_t, for_eps, for_drop = jax.random.split(key, 3)
+        if steps is None:
+            t = 1.0 - jax.random.uniform(for_t)
+        else:
+            t = jax.random.randint(for_t, (), 1, steps + 1) / steps
+        return t, jax.random.normal(for_eps, tuple(shape)), jax.random.uniform(for_drop) < drop
+
+    def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        t, eps, dropped = jax.vmap(draw)(keys)
+        condition = batch.condition
+        if classes:
+            condition = jnp.where(dropped, classes, condition)  # the label `classes` is the empty condition
+        x_t = diffuse(schedule, batch.x, eps, t)
+        output, stats = denoiser.apply(params["denoiser"], extra["denoiser"], x_t, t, condition, train=True)
+        target = f.target(like(schedule.alpha(t), x_t), like(schedule.sigma(t), x_t), batch.x, eps)
+        return total(jnp.square(target - output)) / eps[0].size, ({}, {"denoiser": stats})
+
+    def prior(keys: Keys) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(key, tuple(shape)))(keys)
+
+    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
+        def denoise(x: Array, t: Array) -> Array:
+            t = jnp.broadcast_to(t, x.shape[:1])
+            output, _ = denoiser.apply(params["denoiser"], extra["denoiser"], x, t, condition)
+            return f.to_x0(like(schedule.alpha(t), x), like(schedule.sigma(t), x), x, output)
+
+        return denoise
+
+    def encode(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
+        assert inversion is not None
+        return inversion(jax.random.split(jax.random.key(0), x.shape[0]), predict(params, extra, condition), x)
+
+    return Model(
+        init,
+        {"denoiser": loss},
+        prior,
+        predict,
+        sampler,
+        condition=labels(classes) if classes else None,
+        encode=encode if inversion is not None else None,
+        schedule=schedule,
+    )

@@ -1,0 +1,62 @@
+"""Generative adversarial networks: two players, any objective of `jaxgen.losses.adversarial`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.losses.adversarial import Adversarial, non_saturating
+from jaxgen.nets import Network
+from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, one_shot
+
+
+def gan(
+    generator: Network, critic: Network, latent: int, *, objective: Adversarial | None = None, classes: int | None = None
+) -> Model:
+    """z ~ N(0, I), x = G(z, condition); the players "critic" and "generator" minimise the two sides of `objective`
+    (Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1), the non-saturating one unless told otherwise.
+
+    generator: (z [B, latent], condition) -> image [B, ...] in [-1, 1]; critic: (x, condition) -> score [B].
+    Real and generated images pass the critic in batches of their own, so that a batch normalisation does not mix
+    them (Radford et al. 2015; Ioffe's statistics would tell the critic which is which).
+    """
+    check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
+    v = non_saturating() if objective is None else objective
+
+    def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
+        for_generator, for_critic = jax.random.split(key)
+        z = jnp.zeros((batch.x.shape[0], latent))
+        g, g_stats = generator.init(for_generator, z, batch.condition)
+        d, d_stats = critic.init(for_critic, batch.x, batch.condition)
+        return {"critic": d, "generator": g}, {"critic": d_stats, "generator": g_stats}
+
+    def prior(keys: Keys) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(key, (latent,)))(keys)
+
+    def scores(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, Array, Tree]:
+        """(D(x) [B], D(G(z)) [B], statistics), both networks in training mode."""
+        fake, g_stats = generator.apply(params["generator"], extra["generator"], prior(keys), batch.condition, train=True)
+        on_real, d_stats = critic.apply(params["critic"], extra["critic"], batch.x, batch.condition, train=True)
+        on_fake, d_stats = critic.apply(params["critic"], d_stats, fake, batch.condition, train=True)
+        return on_real, on_fake, {"critic": d_stats, "generator": g_stats}
+
+    def critic_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        on_real, on_fake, stats = scores(params, extra, keys, batch)
+        metrics = {"score_real": on_real, "score_fake": on_fake}
+        return v.critic(on_real, on_fake), (metrics, {**extra, "critic": stats["critic"]})
+
+    def generator_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        on_real, on_fake, stats = scores(params, extra, keys, batch)
+        return v.generator(on_real, on_fake), ({}, {**extra, "generator": stats["generator"]})
+
+    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
+        return lambda z, t: generator.apply(params["generator"], extra["generator"], z, condition)[0]
+
+    return Model(
+        init,
+        {"critic": critic_loss, "generator": generator_loss},
+        prior,
+        predict,
+        one_shot,
+        condition=labels(classes) if classes else None,
+    )

@@ -1,0 +1,138 @@
+"""Flax layers over the package's primitives. Parameters are float32; `dtype` is that of the computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen.nets import primitives
+from jaxgen.types import Array, check
+
+Dtype = Any
+AXIS = "data"  # the name of the mapped batch axis, where a layout maps one
+
+
+def mapped(axis: str = AXIS) -> str | None:
+    """The axis' name inside a function that is mapped over it (pmap, shard_map), else None: under jit the batch
+    is whole, and a mean over it needs no collective."""
+    try:
+        jax.lax.axis_index(axis)
+    except NameError:
+        return None
+    return axis
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last axis."""
+
+    features: int
+    bias: bool = True
+    init: Any = primitives.std_init()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.init, (x.shape[-1], self.features), jnp.float32)
+        y = primitives.dense(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + _bias(self) if self.bias else y
+
+
+class Conv(nn.Module):
+    """A convolution, NHWC."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: Any = "SAME"
+    bias: bool = True
+    init: Any = primitives.std_init()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.init, shape, jnp.float32).astype(self.dtype)
+        y = primitives.conv(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return y + _bias(self) if self.bias else y
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution, NHWC: `stride` times as large with padding "SAME"."""
+
+    features: int
+    size: int = 4
+    stride: int = 2
+    padding: Any = "SAME"
+    bias: bool = True
+    init: Any = primitives.std_init()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.init, shape, jnp.float32).astype(self.dtype)
+        y = primitives.conv_transpose(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return y + _bias(self) if self.bias else y
+
+
+def _bias(layer: Any) -> Array:
+    return layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32).astype(layer.dtype)
+
+
+class Embed(nn.Module):
+    """A learned vector for each of `count` labels: int [B] -> [B, features]."""
+
+    count: int
+    features: int
+    std: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, label: Array) -> Array:
+        check(jnp.issubdtype(label.dtype, jnp.integer), f"a label must be an integer array, not {label.dtype}")
+        table = self.param("embedding", primitives.constant_std(self.std), (self.count, self.features), jnp.float32)
+        return table.astype(self.dtype)[label]
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) gamma + beta, the statistics of the whole batch wherever its parts lie, and
+    their running averages when not training (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1)."""
+
+    momentum: float = 0.9
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=self.momentum, dtype=self.dtype, axis_name=mapped(), name="norm"
+        )
+        return norm(x)
+
+
+def group_norm(channels: int, dtype: Dtype, **options: Any) -> nn.GroupNorm:
+    """Group normalisation in at most 32 groups that divide the channels (Wu and He 2018, arXiv:1803.08494)."""
+    groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(num_groups=groups, dtype=dtype, **options)
+
+
+class Condition(nn.Module):
+    """A label [B] as features [B, features]; with `classes=None` the condition is ignored and None comes back.
+
+    With `null`, a condition of None (or the label `classes`) means "no condition" and has a vector of its own.
+    """
+
+    classes: int | None
+    features: int
+    null: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, condition: Array | None, batch: int) -> Array | None:
+        if self.classes is None:
+            return None
+        check(condition is not None or self.null, f"this model is conditional: give a label, 0 to {self.classes - 1}")
+        label = jnp.full((batch,), self.classes) if condition is None else condition
+        return Embed(self.classes + self.null, self.features, dtype=self.dtype)(label)

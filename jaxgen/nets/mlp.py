@@ -1,0 +1,61 @@
+"""Multilayer perceptrons: encoder, decoder, generator, critic and a denoiser for points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxgen.nets.layers import Condition, Dense, Dtype
+from jaxgen.nets.primitives import std_init
+from jaxgen.nets.unet import time_features
+from jaxgen.types import Array
+
+
+class MLP(nn.Module):
+    """[B, ...] -> [B, *out]: flattened, hidden layers of `features` with an activation, a linear output.
+
+    out: the output's shape; () gives one number an example. classes: labels to condition on, concatenated.
+    last: applied to the output, such as `jnp.tanh` for a generator.
+    """
+
+    out: Sequence[int]
+    features: Sequence[int] = (400,)
+    activation: Any = nn.relu
+    last: Any = None
+    classes: int | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
+        h = x.reshape(x.shape[0], -1).astype(self.dtype)
+        c = Condition(self.classes, 16, dtype=self.dtype)(condition, x.shape[0])
+        h = h if c is None else jnp.concatenate([h, c], axis=-1)
+        for width in self.features:
+            h = self.activation(Dense(width, init=std_init(2.0), dtype=self.dtype)(h))
+        h = Dense(math.prod(self.out), dtype=self.dtype)(h).astype(jnp.float32)
+        h = h.reshape(x.shape[0], *self.out)
+        return h if self.last is None else self.last(h)
+
+
+class MLPDenoiser(nn.Module):
+    """A denoiser of points: (x_t [B, D], t [B]) -> [B, D], with residual layers modulated by the time."""
+
+    features: int = 128
+    depth: int = 3
+    classes: int | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Array | None = None, train: bool = False) -> Array:
+        e = Dense(self.features, dtype=self.dtype)(time_features(t, self.features, self.dtype))
+        c = Condition(self.classes, self.features, null=True, dtype=self.dtype)(condition, x.shape[0])
+        e = nn.silu(e if c is None else e + c)
+        h = Dense(self.features, dtype=self.dtype)(x)
+        for _ in range(self.depth):
+            r = nn.silu(Dense(self.features, init=std_init(2.0), dtype=self.dtype)(nn.silu(h)) + Dense(self.features)(e))
+            h = h + Dense(self.features, dtype=self.dtype)(r)
+        return Dense(x.shape[-1], init=std_init(1e-4), dtype=self.dtype)(nn.silu(h)).astype(jnp.float32)

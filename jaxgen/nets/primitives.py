@@ -1,0 +1,442 @@
+"""Convolutions, products, attention and initialisation: the operations under every network.
+
+They exist for speed that plain JAX leaves on the table, and compute exactly what plain JAX computes.
+
+Convolutions. XLA's CPU compiler has a fast form for a convolution laid out as NHWC/HWIO/NHWC, and the gradients that
+automatic differentiation derives are laid out otherwise: they are several times slower, and slower again inside
+`lax.scan`. `custom_vjp` would mend that and forbid forward mode (exact divergences, MeanFlow); `linear_call` would
+forbid second derivatives (gradient penalties). A convolution is bilinear and both of its transposes are convolutions,
+so one *bilinear primitive*, closed under transposition, gives every order and every mode in the fast layout.
+
+Notation of the comments, along one axis of space: x is dilated by d and padded by (lo, hi), the kernel w of K taps is
+dilated by r, and the result is read with stride s:
+
+    y[i] = sum_k  x_d[i s + k r - lo]  w[k],        x_d[p d] = x[p], zero elsewhere
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxgen.types import Array, Tree, check
+
+Pair = tuple[int, int]
+Padding = str | int | tuple[Pair, Pair]
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Window(NamedTuple):
+    """How the kernel slides: per axis of space, s, (lo, hi), d and r above; then the groups, of which one is 1.
+
+    feature_groups  x: [N, H, W, G c], kernel [K, K, c, G o] -> [N, H', W', G o], group by group
+    batch_groups    x: [G n, H, W, C], kernel [K, K, C, G o] -> [n, H', W', G o], group by group
+    """
+
+    stride: Pair
+    pads: tuple[Pair, Pair]
+    lhs_dilation: Pair
+    rhs_dilation: Pair
+    feature_groups: int = 1
+    batch_groups: int = 1
+
+
+# --- the bilinear primitive ------------------------------------------------------------------------------------------
+
+
+def _dilated(size: int, dilation: int) -> int:
+    return (size - 1) * dilation + 1
+
+
+def _spatial(x_shape: tuple, w_shape: tuple, window: Window) -> Pair:
+    """Height and width of the result, which may be zero or negative if the kernel does not fit."""
+    height, width = (
+        (_dilated(size, d) + lo + hi - _dilated(taps, r)) // s + 1
+        for size, taps, s, (lo, hi), d, r in zip(x_shape[1:3], w_shape[:2], *window[:4], strict=True)
+    )
+    return height, width
+
+
+def _plain(x: Array, w: Array, *, window: Window) -> Array:
+    """What the primitive means, in JAX's own operation."""
+    pads, lhs_dilation = window.pads, window.lhs_dilation
+    if min(*pads[0], *pads[1]) < 0:
+        # XLA's CPU compiler has read beyond the image where one pad is negative and the other positive (jax 0.10).
+        crops = [(min(lo, 0), min(hi, 0), d - 1) for (lo, hi), d in zip(pads, lhs_dilation, strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *crops, (0, 0, 0)))
+        pads, lhs_dilation = [(max(lo, 0), max(hi, 0)) for lo, hi in pads], (1, 1)
+    return lax.conv_general_dilated(
+        x,
+        w,
+        window.stride,
+        pads,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=window.rhs_dilation,
+        dimension_numbers=_LAYOUT,
+        feature_group_count=window.feature_groups,
+        batch_group_count=window.batch_groups,
+    )
+
+
+def _abstract(x, w, *, window: Window):
+    # `update` keeps the dtype and, inside shard_map, the mesh axes over which the value varies.
+    return x.update(shape=(x.shape[0] // window.batch_groups, *_spatial(x.shape, w.shape, window), w.shape[3]))
+
+
+def _varying(x: Array) -> frozenset:
+    """Mesh axes over which x differs from device to device, inside shard_map; empty outside."""
+    aval = jax.typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)  # its name since jax 0.10; `vma` before
+    return getattr(kind, "varying", None) or getattr(aval, "vma", None) or frozenset()
+
+
+def _bind(x: Array, w: Array, window: Window) -> Array:
+    """The convolution. Inside shard_map a replicated operand is first marked as varying like the other, as JAX's own
+    operations do: the transpose of that mark is the sum of the gradient over the devices."""
+    axes_x, axes_w = _varying(x), _varying(w)
+    if axes_w - axes_x:
+        x = lax.pcast(x, tuple(sorted(axes_w - axes_x)), to="varying")
+    if axes_x - axes_w:
+        w = lax.pcast(w, tuple(sorted(axes_x - axes_w)), to="varying")
+    return conv_p.bind(x, w, window=window)
+
+
+def _fit(sizes: tuple, kernel: tuple, out: tuple, lows: list, stride: Pair, lhs: Pair, rhs: Pair) -> tuple:
+    """Pads (lo, hi) that make the result `out` large: hi follows from lo, and may be negative."""
+    return tuple(
+        (lo, (o - 1) * s + _dilated(k, r) - lo - _dilated(n, d))
+        for n, k, o, lo, s, d, r in zip(sizes, kernel, out, lows, stride, lhs, rhs, strict=True)
+    )
+
+
+def _reversed_lows(w_shape: tuple, window: Window) -> list:
+    return [(k - 1) * r - lo for k, r, (lo, _) in zip(w_shape[:2], window.rhs_dilation, window.pads, strict=True)]
+
+
+def _input_gradient(g: Array, x, w: Array, *, window: Window) -> Array:
+    """Transpose in x:  x_d[m] = sum over i s + k r - lo = m of g[i] w[k].
+
+    So g meets the reversed kernel, and s and d change places.
+    With groups of either kind it is grouped by feature: the groups of g's channels meet their own part of the kernel.
+    """
+    n, *sizes, channels = x.aval.shape
+    groups = window.feature_groups * window.batch_groups
+    kh, kw, c, o = w.shape
+    turned = lax.rev(w, (0, 1)).reshape(kh, kw, c, groups, o // groups)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // groups, groups * c)
+    swapped = (window.lhs_dilation, window.stride, window.rhs_dilation)  # its stride, lhs and rhs dilation
+    pads = _fit(g.shape[1:3], (kh, kw), sizes, _reversed_lows(w.shape, window), *swapped)
+    out = _bind(g, turned, Window(swapped[0], pads, *swapped[1:], feature_groups=groups))
+    if window.batch_groups > 1:  # the groups came out side by side in the channels and belong in the batch
+        out = out.reshape(n // groups, *sizes, groups, channels).transpose(3, 0, 1, 2, 4).reshape(x.aval.shape)
+    return out
+
+
+def _kernel_gradient(g: Array, x: Array, w, *, window: Window) -> Array:
+    """Transpose in w:  w[k] = sum_i x_d[i s + k r - lo] g[i]: x against g, batch and channels swapped, s and r swapped.
+
+    Groups of one kind become groups of the other kind. If x is dilated (a transposed convolution), see below.
+    """
+    if math.prod(window.lhs_dilation) > math.prod(window.stride) and window.batch_groups == 1:
+        return _kernel_gradient_of_transposed(g, x, w, window=window)
+    swapped = (window.rhs_dilation, window.lhs_dilation, window.stride)
+    lows = [lo for lo, _ in window.pads]
+    pads = _fit(x.shape[1:3], g.shape[1:3], w.aval.shape[:2], lows, *swapped)
+    role = Window(swapped[0], pads, *swapped[1:], window.batch_groups, window.feature_groups)
+    return _bind(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), role).transpose(1, 2, 0, 3)
+
+
+def _kernel_gradient_of_transposed(g: Array, x: Array, w, *, window: Window) -> Array:
+    """The same sum over the taps of x:  w[K-1-k'] = sum_p g_s[p d + k' r - ((K-1) r - lo)] x[p].
+
+    g is the image and x the kernel, dilated by d: XLA never convolves the zeros in x_d, which it does badly.
+    """
+    groups, (kh, kw, c, o) = window.feature_groups, w.aval.shape
+    swapped = (window.rhs_dilation, window.stride, window.lhs_dilation)
+    pads = _fit(g.shape[1:3], x.shape[1:3], (kh, kw), _reversed_lows(w.aval.shape, window), *swapped)
+    role = Window(swapped[0], pads, *swapped[1:], batch_groups=groups)
+    out = _bind(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), role)  # [o / groups, K, K, groups c]
+    out = lax.rev(out, (1, 2)).reshape(o // groups, kh, kw, groups, c)
+    return out.transpose(1, 2, 4, 3, 0).reshape(kh, kw, c, o)
+
+
+def _map_images(x: Array, w: Array, v: int, window: Window) -> Array:
+    """x: [V, N, H, W, C], one kernel: V times as many images."""
+    groups = window.batch_groups  # the outer factor of the batch: [groups, V, n]
+    x = x.reshape(v, groups, -1, *x.shape[2:]).swapaxes(0, 1)
+    out = _bind(x.reshape(-1, *x.shape[3:]), w, window)
+    return out.reshape(v, -1, *out.shape[1:])
+
+
+def _map_kernels(x: Array, w: Array, v: int, window: Window) -> Array:
+    """w: [V, K, K, c, O], one batch: V kernels side by side."""
+    groups = window.feature_groups * window.batch_groups  # the outer factor of the outputs: [groups, V, o]
+    w = w.reshape(*w.shape[:4], groups, -1).transpose(1, 2, 3, 4, 0, 5)
+    out = _bind(x, w.reshape(*w.shape[:3], -1), window)
+    out = out.reshape(*out.shape[:3], groups, v, -1)
+    return jnp.moveaxis(out, 4, 0).reshape(v, *out.shape[:3], -1)
+
+
+def _map_both(x: Array, w: Array, v: int, window: Window) -> Array:
+    """x: [V, N, H, W, C], w: [V, K, K, c, O]: V times as many groups."""
+    w = jnp.moveaxis(w, 0, 3)
+    w = w.reshape(*w.shape[:3], -1)
+    if window.batch_groups > 1:
+        out = _bind(x.reshape(-1, *x.shape[2:]), w, window._replace(batch_groups=v * window.batch_groups))
+    else:
+        x = jnp.moveaxis(x, 0, 3)
+        groups = v * window.feature_groups
+        out = _bind(x.reshape(*x.shape[:3], -1), w, window._replace(feature_groups=groups))
+    return jnp.moveaxis(out.reshape(*out.shape[:3], v, -1), 3, 0)
+
+
+def _batch(args: tuple, dims: tuple, *, window: Window) -> tuple[Array, int]:
+    """vmap as one larger convolution of the same primitive, so that mapped code keeps the fast form."""
+    (x, w), (dim_x, dim_w) = args, dims
+    if dim_x is not None:
+        x = jnp.moveaxis(x, dim_x, 0)
+    if dim_w is not None:
+        w = jnp.moveaxis(w, dim_w, 0)
+    if dim_w is None:
+        return _map_images(x, w, x.shape[0], window), 0
+    if dim_x is None:
+        return _map_kernels(x, w, w.shape[0], window), 0
+    return _map_both(x, w, w.shape[0], window), 0
+
+
+conv_p = Primitive("jaxgen_conv")
+conv_p.def_impl(_plain)
+conv_p.def_abstract_eval(_abstract)
+ad.defbilinear(conv_p, _input_gradient, _kernel_gradient)
+batching.primitive_batchers[conv_p] = _batch
+mlir.register_lowering(conv_p, mlir.lower_fun(_plain, multiple_results=False))
+
+
+# --- convolutions ----------------------------------------------------------------------------------------------------
+
+
+def _pair(value: int | Pair, name: str) -> Pair:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    ok = len(pair) == 2 and all(isinstance(v, int) and v >= 1 for v in pair)
+    check(ok, f"{name} is {value!r}, but must be a positive integer or a pair of them")
+    return pair
+
+
+def _explicit_pads(padding: int | tuple[Pair, Pair]) -> tuple[Pair, Pair]:
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    ok = not isinstance(padding, str) and len(padding) == 2 and all(len(pair) == 2 for pair in padding)
+    check(ok, f'padding is {padding!r}, but must be "SAME", "VALID", an integer or ((top, bottom), (left, right))')
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
+
+
+def _operands(x: Array, kernel: Array, groups: int) -> tuple[Array, Array]:
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    check(x.ndim == 4, f"x has shape {x.shape}, but a convolution takes images [N, H, W, C]")
+    check(kernel.ndim == 4, f"the kernel has shape {kernel.shape}, but must be [height, width, C / groups, O]")
+    _same_dtype(x, kernel)
+    channels, outputs = x.shape[3], kernel.shape[3]
+    ok = isinstance(groups, int) and groups >= 1 and channels % groups == 0 and outputs % groups == 0
+    check(ok, f"groups is {groups}, but must divide the {channels} channels of x and the {outputs} of the result")
+    inputs = channels // groups
+    check(kernel.shape[2] == inputs, f"the kernel takes {kernel.shape[2]} channels, but x gives {inputs} to each group")
+    return x, kernel
+
+
+def _same_dtype(x: Array, kernel: Array) -> None:
+    check(
+        x.dtype == kernel.dtype and jnp.issubdtype(x.dtype, jnp.floating),
+        f"x is {x.dtype} and the kernel {kernel.dtype}, but both must have one floating type: cast one of them",
+    )
+
+
+def _slide(x: Array, kernel: Array, window: Window) -> Array:
+    sizes = _spatial(x.shape, kernel.shape, window)
+    check(
+        min(sizes) >= 1,
+        f"a kernel of {kernel.shape[:2]} does not fit images of {x.shape[1:3]}: use a smaller kernel or more padding",
+    )
+    return _bind(x, kernel, window)
+
+
+def conv(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "SAME",
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolution (cross-correlation, as in all of deep learning): y[i] = sum_k x[i stride + k dilation - lo] w[k].
+
+    x: [N, H, W, C], kernel: [height, width, C / groups, O] -> [N, H', W', O], same dtype; `groups=C` is depthwise.
+    padding   "SAME": H' = ceil(H / stride); "VALID": none; an integer: on all sides; ((top, bottom), (left, right))
+    Raises InputError if the shapes, the types or the groups do not go together.
+    """
+    x, kernel = _operands(x, kernel, groups)
+    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    taps = tuple(_dilated(k, r) for k, r in zip(kernel.shape[:2], dilation, strict=True))
+    if padding == "SAME":
+        short = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(x.shape[1:3], stride, taps, strict=True)]
+        pads = tuple((p // 2, p - p // 2) for p in short)
+    else:
+        pads = _explicit_pads(0 if padding == "VALID" else padding)
+    if groups == 1 and pads == ((0, 0), (0, 0)):
+        if kernel.shape[:2] == stride == (1, 1):
+            return x @ kernel[0, 0]
+        if kernel.shape[:2] == x.shape[1:3] and dilation == (1, 1):  # the kernel covers the image: one product
+            out = x.reshape(x.shape[0], -1) @ kernel.reshape(-1, kernel.shape[3])
+            return out[:, None, None, :]
+    return _slide(x, kernel, Window(stride, pads, (1, 1), dilation, feature_groups=groups))
+
+
+def _transposed_pads(kernel: int, stride: int, padding: str) -> Pair:
+    """Pads of the dilated image that `jax.lax.conv_transpose` means by the two words."""
+    if padding == "VALID":
+        return kernel - 1, max(stride, kernel) - 1
+    total = kernel + stride - 2
+    lo = kernel - 1 if stride > kernel - 1 else -(-total // 2)
+    return lo, total - lo
+
+
+def conv_transpose(x: Array, kernel: Array, *, stride: int | Pair = 2, padding: Padding = "SAME") -> Array:
+    """Transposed convolution: x with stride - 1 zeros between its pixels, convolved, y[i] = sum_k x_d[i + k - lo] w[k].
+
+    x: [N, H, W, Cin], kernel: [height, width, Cin, Cout] -> [N, H', W', Cout] in the same dtype.
+    padding   "SAME": H' = H stride; "VALID": H' = H stride + max(height - stride, 0), both as `jax.lax.conv_transpose`;
+              an integer p, or ((top, bottom), (left, right)): what the convolution that this transposes would have
+              padded, so H' = (H - 1) stride + height - top - bottom. DCGAN: kernel 4, stride 2, padding 1.
+    The kernel is not reversed in space (torch reverses it): to transpose `conv` with a kernel w, give
+    `w[::-1, ::-1].swapaxes(2, 3)`.
+    Raises InputError if the shapes or the types do not go together.
+    """
+    x, kernel = _operands(x, kernel, 1)
+    stride = _pair(stride, "stride")
+    kh, kw, _, outputs = kernel.shape
+    if padding in ("SAME", "VALID"):
+        pads = _transposed_pads(kh, stride[0], padding), _transposed_pads(kw, stride[1], padding)
+    else:
+        (top, bottom), (left, right) = _explicit_pads(padding)
+        pads = (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
+    if x.shape[1:3] == (1, 1) and pads == ((kh - 1, kh - 1), (kw - 1, kw - 1)):
+        # One pixel meets each tap once, last tap first: the projection of a latent to 4x4 is one product.
+        flat = lax.rev(kernel, (0, 1)).transpose(2, 0, 1, 3).reshape(x.shape[3], -1)
+        return (x.reshape(x.shape[0], -1) @ flat).reshape(x.shape[0], kh, kw, outputs)
+    return _slide(x, kernel, Window((1, 1), pads, stride, (1, 1)))
+
+
+# --- products and attention ------------------------------------------------------------------------------------------
+
+
+def dense(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    """y = x W + b.  x: [..., I], kernel: [I, O], bias: [O] -> [..., O] in the same dtype."""
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    ok = kernel.ndim == 2 and x.ndim >= 1 and x.shape[-1] == kernel.shape[0]
+    check(ok, f"x has shape {x.shape} and the kernel {kernel.shape}, but they must be [..., I] and [I, O]")
+    _same_dtype(x, kernel)
+    return x @ kernel if bias is None else x @ kernel + bias
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k^T / sqrt(D)) v, normalised after the product with v: [T, D] numbers to divide, not [T, S]."""
+    scores = jnp.einsum("bthd,bshd->bhts", q / math.sqrt(q.shape[-1]), k, preferred_element_type=jnp.float32)
+    # Softmax does not depend on the shift, so nor do its derivatives: stopping them here changes none of them.
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1)  # [B, heads, T]
+    out = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total.swapaxes(1, 2)[..., None]).astype(v.dtype)
+
+
+def _attend_in_turn(q: Array, k: Array, v: Array) -> Array:
+    """`_attend` over a few images at a time, whose [heads, T, S] scores stay in the cache and are not kept.
+
+    A loop over a sharded axis would gather it on every device. So the batch is split as [devices, turns] and the loop
+    goes over the turns: at each, every device works on an image of its own part, whatever axes the batch is laid over.
+    """
+    devices = math.gcd(q.shape[0], jax.device_count())
+    turns = [a.reshape(devices, -1, *a.shape[1:]).swapaxes(0, 1) for a in (q, k, v)]
+    out = lax.map(lambda a: jax.checkpoint(_attend)(*a), tuple(turns))
+    return out.swapaxes(0, 1).reshape(*q.shape[:3], v.shape[3])
+
+
+def _attend_on_accelerator(q: Array, k: Array, v: Array, *, fused: bool) -> Array:
+    """JAX's attention; the fused kernel where it exists: half precision, heads of 8 n <= 128 numbers, CUDA."""
+    head = q.shape[-1]
+    fits = q.dtype in (jnp.float16, jnp.bfloat16) and head % 8 == 0 and head <= 128
+    cuda = "cuda" in jax.devices()[0].client.platform_version.lower()
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused and fits and cuda else None)
+
+
+def attention(q: Array, k: Array, v: Array, *, fused: bool = True) -> Array:
+    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, with the softmax in float32.
+
+    q: [B, T, heads, D], k and v: [B, S, heads, D] -> [B, T, heads, D] in the same dtype.
+    fused   on a GPU in half precision, the fused kernel may be taken. It has a gradient, but neither forward mode nor
+            second derivatives: networks that are differentiated so (MeanFlow, exact divergences) pass False.
+    Raises InputError if the shapes do not go together. Vaswani et al. (2017), arXiv 1706.03762, equation 1.
+    """
+    q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
+    ok = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[::2] == k.shape[::2] and q.shape[3] == k.shape[3]
+    shapes = f"{q.shape}, {k.shape}, {v.shape}"
+    check(ok, f"q, k, v have shapes {shapes}, but must be [B, T, heads, D] and twice [B, S, heads, D]")
+    accelerated = partial(_attend_on_accelerator, fused=fused)
+    return lax.platform_dependent(q, k, v, cpu=_attend_in_turn, default=accelerated)
+
+
+# --- initialisation --------------------------------------------------------------------------------------------------
+
+
+def std_init(scale: float = 1.0, mode: str = "fan_in") -> Callable:
+    """Initialiser (key, shape, dtype) -> the standard deviation sqrt(scale / fan), filled into the whole array.
+
+    `randomise` makes the draw. Fans of a kernel [..., I, O] of a taps: a I in, a O out, and their mean ("fan_avg").
+    scale = 1 is LeCun's, 2 He's (2015, arXiv 1502.01852, equation 10), 1 with "fan_avg" Glorot's.
+    """
+    check(mode in ("fan_in", "fan_out", "fan_avg"), f"mode is {mode!r}, but must be fan_in, fan_out or fan_avg")
+    check(scale >= 0, f"scale is {scale}, but a variance cannot be negative")
+
+    def init(key, shape, dtype=jnp.float32):
+        del key
+        check(len(shape) >= 2, f"a kernel of shape {tuple(shape)} has no fan: use constant_std")
+        taps = math.prod(shape[:-2])
+        fan_in, fan_out = taps * shape[-2], taps * shape[-1]
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        return jnp.full(shape, math.sqrt(scale / fan), dtype)
+
+    return init
+
+
+def constant_std(std: float) -> Callable:
+    """Initialiser (key, shape, dtype) -> `std` filled into the whole array; `randomise` makes the draw."""
+    check(std >= 0, f"std is {std}, but a standard deviation cannot be negative")
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, std, dtype)
+
+
+def randomise(key: Array, params: Tree) -> Tree:
+    """Multiply every leaf named "kernel" or "embedding" by its slice of one flat normal draw; leave the others.
+
+    The initialisers above fill in standard deviations, so a leaf of std s becomes N(0, s^2). One draw, because XLA
+    compiles the generator anew for every shape: a dozen of `random.normal` made `init` compile for over ten seconds.
+    Slices are dealt in the order of the sorted paths, so one key and one tree always give the same parameters.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    drawn = [bool(path) and getattr(path[-1], "key", None) in ("kernel", "embedding") for path, _ in leaves]
+    normal = jax.random.normal(key, (sum(leaf.size for (_, leaf), d in zip(leaves, drawn, strict=True) if d),))
+    out, at = [], 0
+    for (_, leaf), d in zip(leaves, drawn, strict=True):
+        if d:
+            noise = normal[at : at + leaf.size].reshape(leaf.shape)
+            leaf, at = (leaf.astype(jnp.float32) * noise).astype(leaf.dtype), at + leaf.size
+        out.append(leaf)
+    return jax.tree_util.tree_unflatten(structure, out)

@@ -1,0 +1,115 @@
+"""The UNet of diffusion models: residual blocks, attention at chosen sizes, the time as scale and shift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, group_norm
+from jaxgen.nets.primitives import attention, constant_std
+from jaxgen.types import Array, check
+
+NEARLY_ZERO = constant_std(1e-5)  # a block starts as the identity, its gradient does not start at nothing
+
+
+def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:
+    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]
+    (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020 count the time to 1000)."""
+    half = features // 2
+    w = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
+    angle = 1000.0 * t[:, None].astype(jnp.float32) * w
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype)
+
+
+class ResBlock(nn.Module):
+    """h + conv(silu((1 + scale) norm(conv(silu(norm(h)))) + shift)), scale and shift from the embedding e [B, E]
+    (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3, "adaptive group normalisation")."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, e: Array) -> Array:
+        h = nn.silu(group_norm(x.shape[-1], self.dtype)(x))
+        h = Conv(self.features, dtype=self.dtype)(h)
+        scale, shift = jnp.split(Dense(2 * self.features, dtype=self.dtype)(e)[:, None, None, :], 2, axis=-1)
+        h = group_norm(self.features, self.dtype, use_scale=False, use_bias=False)(h) * (1.0 + scale) + shift
+        h = Conv(self.features, init=NEARLY_ZERO, dtype=self.dtype)(nn.silu(h))
+        skip = x if x.shape[-1] == self.features else Conv(self.features, 1, dtype=self.dtype)(x)
+        return skip.astype(h.dtype) + h
+
+
+class SelfAttention(nn.Module):
+    """x + W softmax(q k^T / sqrt(d)) v over the positions of an image."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, height, width, c = x.shape
+        check(c % self.heads == 0, f"{c} channels cannot be split into {self.heads} attention heads")
+        qkv = Dense(3 * c, dtype=self.dtype)(group_norm(c, self.dtype)(x).reshape(b, height * width, c))
+        q, k, v = jnp.moveaxis(qkv.reshape(b, height * width, 3, self.heads, c // self.heads), 2, 0)
+        h = attention(q, k, v).reshape(b, height, width, c)
+        return x + Dense(c, init=NEARLY_ZERO, dtype=self.dtype)(h)
+
+
+class UNet(nn.Module):
+    """(x_t [B, H, W, C], t [B], condition) -> [B, H, W, C] (Ho et al. 2020, arXiv:2006.11239, appendix B).
+
+    width: channels at full size; multipliers: of the width, one a resolution; blocks: residual blocks a resolution;
+    attention_at: image heights that attend; heads: of the attention; classes: labels, None for none.
+    """
+
+    width: int = 64
+    multipliers: Sequence[int] = (1, 2, 2)
+    blocks: int = 2
+    attention_at: Sequence[int] = (16,)
+    heads: int = 4
+    classes: int | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Array | None = None, train: bool = False) -> Array:
+        times = 2 ** (len(self.multipliers) - 1)
+        check(
+            x.shape[1] % times == 0 and x.shape[2] % times == 0,
+            f"a UNet of {len(self.multipliers)} resolutions needs image sides divisible by {times}, not {x.shape[1:3]}",
+        )
+        e = self._embed(t, condition)
+        h = Conv(self.width, dtype=self.dtype)(x)
+        skips = [h]
+        for level, m in enumerate(self.multipliers):
+            for _ in range(self.blocks):
+                h = self._block(h, e, m)
+                skips.append(h)
+            if level < len(self.multipliers) - 1:
+                h = Conv(h.shape[-1], 3, 2, dtype=self.dtype)(h)
+                skips.append(h)
+        h = ResBlock(h.shape[-1], self.dtype)(h, e)
+        h = ResBlock(h.shape[-1], self.dtype)(self._attend(h), e)
+        for level, m in reversed(list(enumerate(self.multipliers))):
+            for _ in range(self.blocks + 1):
+                h = self._block(jnp.concatenate([h, skips.pop()], axis=-1), e, m)
+            if level > 0:
+                h = Conv(h.shape[-1], dtype=self.dtype)(jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2))
+        h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        return Conv(x.shape[-1], init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
+
+    def _embed(self, t: Array, condition: Array | None) -> Array:
+        features = 4 * self.width
+        e = Dense(features, dtype=self.dtype)(time_features(t, self.width, self.dtype))
+        e = Dense(features, dtype=self.dtype)(nn.silu(e))
+        c = Condition(self.classes, features, null=True, dtype=self.dtype)(condition, t.shape[0])
+        return nn.silu(e if c is None else e + c)
+
+    def _block(self, h: Array, e: Array, multiplier: int) -> Array:
+        h = ResBlock(self.width * multiplier, self.dtype)(h, e)
+        return self._attend(h) if h.shape[1] in self.attention_at else h
+
+    def _attend(self, h: Array) -> Array:
+        return SelfAttention(self.heads, self.dtype)(h)

@@ -1,0 +1,112 @@
+"""What a run writes down while it trains: metrics.jsonl, TensorBoard scalars, a progress bar, and a summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxgen.viz import atomically
+
+
+def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, oldest first, up to step `before`; a line cut short by a kill is left out."""
+    path = Path(folder) / "metrics.jsonl"
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and (before is None or record.get("step", 0) <= before):
+            records.append(record)
+    return records
+
+
+class Records:
+    """A context that collects the reports of compiled calls and writes one record each `log`.
+
+    start: the step that training goes on from (later records, of steps lost in a kill, are dropped); total: the last step;
+    examples: of one step; write: whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: Path, start: int, total: int, examples: int, progress: bool, write: bool):
+        self.folder, self.start, self.total, self.examples = folder, start, total, examples
+        self.progress, self.write = progress, write
+        self.steps = 0  # trained in this session
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._clock: tuple[float, int] | None = None  # when the first call was done, which had to be compiled first
+        self._seconds = 0.0
+        self._last: dict[str, float] = {}
+
+    def __enter__(self) -> Records:
+        self._began = time.perf_counter()
+        if self.write:
+            from tensorboardX import SummaryWriter
+            from tqdm import tqdm
+
+            old = read(self.folder, before=self.start)
+            text = "".join(json.dumps(record) + "\n" for record in old)
+            atomically(self.folder / "metrics.jsonl", lambda tmp: tmp.write_text(text))
+            self._seconds = old[-1]["seconds"] if old else 0.0
+            self._file = open(self.folder / "metrics.jsonl", "a")  # noqa: SIM115 - closed in __exit__
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start or None)
+            self._bar = tqdm(total=self.total, initial=self.start, unit="step", disable=not self.progress, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.write:
+            self._bar.close()
+            self._file.close()
+            self._board.close()
+
+    def add(self, step: int, n: int, metrics: dict[str, Any]) -> None:
+        """The means `metrics` over the n steps that end at `step`."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + n * float(value)
+        self._count += n
+        self.steps += n
+        if self._clock is None:
+            self._clock = (time.perf_counter(), n)
+        if self.write:
+            self._bar.update(n)
+
+    def log(self, step: int) -> None:
+        """Write the means since the last record."""
+        if not self._count:
+            return
+        self._last = {name: value / self._count for name, value in self._sums.items()}
+        record = {"step": step, "seconds": round(self.seconds, 3), "images_per_second": round(self.rate, 1), **self._last}
+        self._sums, self._count = {}, 0
+        if self.write:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
+            losses = {name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")}
+            self._bar.set_postfix(losses)
+
+    @property
+    def seconds(self) -> float:
+        """Time trained, over every session of the run, compilation included."""
+        return self._seconds + time.perf_counter() - self._began
+
+    @property
+    def rate(self) -> float:
+        """Images a second of this session, from the end of the first call, which was compiled, to now."""
+        if self._clock is None or self.steps == self._clock[1]:
+            return 0.0
+        return (self.steps - self._clock[1]) * self.examples / (time.perf_counter() - self._clock[0])
+
+    def summary(self, folder: Path) -> str:
+        """One line for the end of a run."""
+        if not self.steps:
+            return f"{folder} is trained to step {self.start} already; samples in {folder / 'samples.png'}"
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in self._last.items() if name.endswith("/loss"))
+        return (
+            f"step {self.start + self.steps} after {self.seconds:.0f} s, {self.rate:,.0f} images/s; {losses}; "
+            f"samples in {folder / 'samples.png'}"
+        )

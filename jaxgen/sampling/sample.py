@@ -1,0 +1,133 @@
+"""The one sampling call of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.sampling.guidance import classifier_free
+from jaxgen.types import Array, Keys, Model, Predict, Sampler, TrainState, Tree, check
+
+
+def sample(model: Model, state: TrainState, key: Array, n: int, condition: Any = None, **options) -> Array:
+    """n images [n, H, W, C] in [-1, 1] (or points [n, D]): `sampler(keys, predict, prior(keys))`.
+
+    Image i is a function of (key, i) and its condition alone: it does not depend on n, the batch or the devices.
+    condition: what the model is conditioned on, one for all or [n]; None for an unconditional sample.
+    options: those of `stream`. Raises InputError for a condition that the model does not take.
+    """
+    return jnp.concatenate(list(stream(model, state, key, n, condition, **options)))
+
+
+def stream(
+    model: Model,
+    state: TrainState,
+    key: Array,
+    n: int,
+    condition: Any = None,
+    *,
+    sampler: Sampler | None = None,
+    guidance: float | Any = None,
+    batch: int = 64,
+    ema: bool = True,
+    sharding: Any = None,
+) -> Iterator[Array]:
+    """The images of `sample` in pieces of at most `batch`, so that any number can be drawn in constant memory.
+
+    sampler: instead of the model's own; guidance: a classifier-free scale or a guidance of `jaxgen.sampling`;
+    batch: images a compiled call; ema: use the averaged parameters where there are any;
+    sharding: of the batch axis, to spread a call over devices.
+    """
+    check(n >= 1, f"the number of images must be at least 1, it is {n}")
+    condition = conditions(model, n, condition)
+    render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
+    size = _bucket(n, batch, sharding)
+    for start in range(0, n, size):
+        index = _place(jnp.arange(start, start + size), sharding)
+        keys, noise = _draw(model.prior, key, index)
+        piece = None if condition is None else _place(_rows(condition, start, size), sharding)
+        yield render(keys, noise, piece)[: n - start]
+
+
+def generate(
+    model: Model,
+    state: TrainState,
+    keys: Keys,
+    noise: Array,
+    condition: Any = None,
+    *,
+    sampler: Sampler | None = None,
+    guidance: float | Any = None,
+    batch: int = 64,
+    ema: bool = True,
+    sharding: Any = None,
+) -> Array:
+    """Images of given noise [n, ...]: `sampler(keys, predict, noise)`; keys [n] serve a sampler that adds noise."""
+    n = noise.shape[0]
+    condition = conditions(model, n, condition)
+    render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
+    size = _bucket(n, batch, sharding)
+    inputs = (keys, noise) if condition is None else (keys, noise, condition)
+    pieces = []
+    for start in range(0, n, size):
+        piece = [_place(_rows(a, start, size), sharding) for a in inputs]
+        pieces.append(render(*piece[:2], piece[2] if len(piece) > 2 else None))
+    return jnp.concatenate(pieces)[:n]
+
+
+def weights(state: TrainState, ema: bool = True) -> tuple[Tree, Tree]:
+    """(params, extra) to predict with: the averaged ones unless told otherwise or there are none."""
+    return (state.ema.params, state.ema.extra) if ema and state.ema is not None else (state.params, state.extra)
+
+
+def conditions(model: Model, n: int, condition: Any) -> Array | None:
+    """The user's condition, checked and given once for each of n images."""
+    if condition is None:
+        return None
+    check(model.condition is not None, "this model is unconditional: it was trained without labels; leave the condition out")
+    return model.condition(n, condition)  # type: ignore[misc]
+
+
+def renderer(model: Model, state: TrainState, *, sampler: Any, guidance: Any, ema: bool, guided: bool):
+    """`(keys, noise, condition) -> images`, compiled once for a model and a kind of sampler."""
+    check(guidance is None or guided, "guidance needs a condition: give one, or leave the guidance out")
+    if isinstance(guidance, int | float):
+        guidance = classifier_free(guidance)
+    params, extra = weights(state, ema)
+    return partial(_render, model.predict, model.sampler if sampler is None else sampler, guidance, params, extra)
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(prior: Any, key: Array, index: Array) -> tuple[Keys, Array]:
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    own, walk = jnp.swapaxes(jax.vmap(partial(jax.random.split, num=2))(keys), 0, 1)
+    return walk, prior(own)
+
+
+@partial(jax.jit, static_argnums=0)
+def _render(model_predict, sampler, guidance, params, extra, keys, noise, condition) -> Array:
+    predict: Predict = model_predict(params, extra, condition)
+    if guidance is not None:
+        predict = guidance(predict, model_predict(params, extra, None))
+    return sampler(keys, predict, noise)
+
+
+def _bucket(n: int, batch: int, sharding: Any) -> int:
+    """A power of two that holds n, `batch` at most: so few sizes are ever compiled."""
+    devices = 1 if sharding is None else sharding.num_devices
+    check(batch >= 1, f"the sampling batch must be at least 1, it is {batch}")
+    size = min(batch, 1 << (n - 1).bit_length())
+    return -(-size // devices) * devices
+
+
+def _rows(a: Array, start: int, size: int) -> Array:
+    """Rows start to start + size, the last one repeated past the end, so that every piece has one shape."""
+    return a[jnp.minimum(jnp.arange(start, start + size), a.shape[0] - 1)]
+
+
+def _place(a: Array, sharding: Any) -> Array:
+    return a if sharding is None else jax.device_put(a, sharding)

@@ -1,0 +1,285 @@
+"""The embedded sets, the cache of decoded pictures, TFDS sets, and names."""
+
+import time
+
+import numpy as np
+import pytest
+
+from jaxgen import data
+from jaxgen.data import tfds_images
+from jaxgen.data.cache import cached
+from jaxgen.data.dataset import from_reader
+from jaxgen.types import InputError
+
+
+def everything(dataset):
+    return dataset.take(np.arange(dataset.size))
+
+
+# Digits
+
+
+def test_digits_splits_are_disjoint_stratified_and_fixed():
+    whole, train, test = (data.load("digits", split) for split in ("all", "train", "test"))
+    assert (whole.size, train.size, test.size) == (1797, 1500, 297)
+    assert train.shape == (8, 8, 1) and train.classes == tuple("0123456789") and not train.streaming
+
+    def rows(dataset):
+        batch = everything(dataset)
+        return sorted((int(label), x.tobytes()) for x, label in zip(batch.x, batch.condition, strict=True))
+
+    assert sorted(rows(train) + rows(test)) == rows(whole)
+    counts = [np.bincount(everything(d).condition, minlength=10) for d in (whole, test)]
+    assert np.abs(counts[1] - counts[0] * 297 / 1797).max() <= 0.5
+    assert rows(test) == rows(data.load("digits", "test"))
+
+
+def test_digits_are_ink_scaled_to_255():
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    batch = everything(data.load("digits", "all"))
+    assert batch.x.dtype == np.uint8 and np.array_equal(batch.condition, raw.target)
+    assert np.array_equal(np.round(batch.x[..., 0] * (16 / 255)), raw.images)
+    assert batch.x.min() == 0 and batch.x.max() == 255
+
+
+# Points
+
+
+@pytest.mark.parametrize("name", ["rings", "moons", "gaussians8", "gaussians25"])
+def test_points_are_fixed_and_test_differs_from_train(name):
+    train, again, test = data.load(name), data.load(name), data.load(name, "test")
+    a, b, c = everything(train), everything(again), everything(test)
+    assert a.x.shape == (50_000, 2) and a.x.dtype == np.float32 and a.condition.dtype == np.int32
+    assert np.array_equal(a.x, b.x) and not np.isin(a.x[:, 0], c.x[:, 0]).all()
+    assert np.abs(a.x).max() < 2.5
+    counts = np.bincount(a.condition)
+    assert len(counts) == len(train.classes) and np.ptp(counts) <= 1
+    assert np.abs(a.x.mean(0)).max() < 0.03  # all are centred; the standard error is at most 0.006
+
+
+def test_gaussians25_has_the_documented_modes_and_moments():
+    x, mode = everything(data.load("gaussians25", n=250_000))
+    grid = [(a, b) for a in range(-2, 3) for b in range(-2, 3)]
+    means = np.stack([x[mode == i].mean(0) for i in range(25)])
+    deviations = np.stack([x[mode == i].std(0) for i in range(25)])
+    assert np.abs(means - grid).max() < 5 * 0.05 / 100
+    assert np.abs(deviations - 0.05).max() < 5 * 0.05 / np.sqrt(2 * 10_000)
+    assert np.array_equal(np.rint(x), np.array(grid)[mode])
+    assert np.abs(x.var(0) - 2.0025).max() < 0.002
+
+
+def test_gaussians8_rings_and_moons_have_the_documented_shape():
+    x, mode = everything(data.load("gaussians8"))
+    angle = np.arange(8) * np.pi / 4
+    centres = 2 * np.stack([np.cos(angle), np.sin(angle)], -1)
+    assert np.abs((x - centres[mode]).std(0) - 0.05).max() < 0.001 and np.abs(x.var(0) - 2.0025).max() < 0.01
+    x, ring = everything(data.load("rings"))
+    radius = np.hypot(*x.T)
+    assert np.abs(radius - 0.5 * (ring + 1)).max() < 6 * 0.05
+    assert np.abs(x.var(0) - (0.25 + 1 + 2.25 + 4) / 8 - 0.0025).max() < 0.02
+    x, moon = everything(data.load("moons"))
+    centre = np.where(moon == 0, 1, -1)[:, None] * [-0.5, -0.25]
+    assert np.abs(np.hypot(*(x - centre).T) - 1).max() < 6 * 0.05
+    assert ((x - centre)[moon == 0, 1] > -0.3).all() and ((x - centre)[moon == 1, 1] < 0.3).all()
+
+
+# The cache
+
+
+def pictures(calls, labels=True, size=700, fingerprint="a", streaming=None):
+    def read(indices):
+        calls.append(len(indices))
+        x = np.broadcast_to((indices % 256).astype(np.uint8)[:, None, None, None], (len(indices), 2, 3, 1))
+        return x, indices.astype(np.int32) if labels else None
+
+    about = {"size": size, "shape": (2, 3, 1), "fingerprint": fingerprint, "streaming": streaming}
+    return from_reader("some/pictures", "train", read, **about)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_second_start_decodes_nothing(cache, labels):
+    calls = []
+    first = everything(pictures(calls, labels))
+    assert sum(calls) == 700
+    second = everything(pictures(calls, labels))
+    assert sum(calls) == 700
+    assert np.array_equal(first.x, second.x) and np.array_equal(first.condition, second.condition)
+    assert np.array_equal(first.x[:, 0, 0, 0], np.arange(700) % 256)
+    assert [path.suffix for path in cache.iterdir()] == [".npy"]  # and no temporary file
+
+
+def test_another_fingerprint_or_size_is_another_entry(cache):
+    calls = []
+    pictures(calls)
+    pictures(calls, fingerprint="b")
+    pictures(calls, size=699)
+    assert sum(calls) == 700 + 700 + 699 and len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "header", "empty", "pickle"])
+def test_a_damaged_entry_is_rebuilt(cache, caplog, damage):
+    calls = []
+    first = everything(pictures(calls))
+    (path,) = cache.iterdir()
+    raw = bytearray(path.read_bytes())
+    if damage == "bit":
+        raw[len(raw) // 2] ^= 1
+    elif damage == "header":
+        raw[140:150] = b"0123456789"
+    elif damage == "pickle":
+        import pickle
+
+        raw = bytearray(pickle.dumps({"x": 1}))
+    path.write_bytes(raw[: {"truncated": 3000, "empty": 0}.get(damage, len(raw))])
+    again = everything(pictures(calls))
+    assert sum(calls) == 1400 and "damaged" in caplog.text
+    assert np.array_equal(first.x, again.x) and np.array_equal(first.condition, again.condition)
+    pictures(calls)
+    assert sum(calls) == 1400  # and the rebuilt entry is good
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_run(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "file" / "cache"))
+    x, labels = cached("x", "f", (1, 2), lambda: (np.zeros((1, 2), np.uint8), None))
+    assert x.shape == (1, 2) and labels is None and "could not keep" in caplog.text
+
+
+def test_large_sets_stream(cache, monkeypatch):
+    monkeypatch.setattr("jaxgen.data.dataset.IN_MEMORY_BYTES", 700 * 6 - 1)
+    calls = []
+    dataset = pictures(calls)
+    assert dataset.streaming and not calls and not cache.exists()
+    assert dataset.take(np.array([5, 3])).condition.tolist() == [5, 3]
+    assert not pictures(calls, streaming=False).streaming
+
+
+# TFDS
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeb_a", "tfds:svhn_cropped", "lsun/bedroom"])
+def test_an_unprepared_set_answers_at_once_with_the_command(tmp_path, monkeypatch, name, caplog):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(
+        InputError, match=f"not prepared.*TFDS_DATA_DIR.*jaxgen data prepare {name.split(':')[-1]}$"
+    ) as e:
+        data.load(name)
+    assert time.monotonic() - started < 5
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value) and not caplog.text
+
+
+def test_preparing_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_images, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'jaxgen\[prepare\]'"):
+        data.prepare("cifar10", str(tmp_path))
+    with pytest.raises(InputError, match="needs no preparing"):
+        data.prepare("digits")
+    with pytest.raises(InputError, match="no pictures"):
+        data.prepare("imdb_reviews", str(tmp_path))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_celeb_a_is_resized_and_its_attributes_are_optional(faces_dir, streaming):
+    options = {"data_dir": faces_dir, "streaming": streaming}
+    plain = data.load("celeb_a", **options)
+    assert plain.shape == (64, 64, 3) and plain.classes == () and plain.streaming == streaming
+    assert everything(plain).condition is None
+    assert everything(plain).x[:, 30, 30].tolist() == [[20 * i] * 3 for i in range(5)]
+    named = data.load("celeb_a", size=32, attributes=True, **options)
+    assert named.shape == (32, 32, 3) and len(named.classes) == 40 and "Smiling" in named.classes
+    condition = everything(named).condition
+    assert condition.dtype == np.int32
+    assert np.array_equal(condition, (np.arange(5)[:, None] + np.arange(40)) % 2)
+
+
+def test_a_set_that_is_already_prepared_is_not_prepared_again(faces_dir):
+    assert data.prepare("celeb_a", faces_dir).startswith(faces_dir)
+
+
+def test_a_damaged_record_file_is_one_line(faces_dir, tmp_path):
+    import shutil
+
+    shutil.copytree(faces_dir, tmp_path / "copy")
+    (records,) = (tmp_path / "copy").rglob("*array_record*")
+    records.write_bytes(records.read_bytes()[:-70_000])
+    with pytest.raises(InputError, match=r"cannot read celeb_a in .*jaxgen data prepare celeb_a"):
+        data.load("celeb_a", data_dir=str(tmp_path / "copy"), size=16)
+
+
+def test_a_set_in_another_format_is_explained(faces_dir, tmp_path):
+    import shutil
+
+    shutil.copytree(faces_dir, tmp_path / "copy")
+    (info,) = (tmp_path / "copy").rglob("dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(InputError, match="not as ArrayRecord"):
+        data.load("celeb_a", data_dir=str(tmp_path / "copy"))
+
+
+def test_mnist_in_memory_and_streaming_give_the_same(mnist_dir):
+    memory, streaming = (data.load("mnist", "test", streaming=choice) for choice in (None, True))
+    assert memory.size == 10_000 and memory.shape == (28, 28, 1) and memory.classes == tuple("0123456789")
+    assert not memory.streaming and streaming.streaming
+    options = {"seed": 0, "shape": (1, 2, 64), "step": 76}  # into the second epoch
+    a = data.reader(memory, **options).take(4)
+    with data.reader(streaming, **options) as r:
+        b = r.take(4)
+    assert np.array_equal(a.x, b.x) and np.array_equal(a.condition, b.condition)
+    assert np.bincount(everything(memory).condition).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_mnist_starts_quickly_from_the_cache(mnist_dir):
+    data.load("mnist", "test")
+    started = time.monotonic()
+    data.load("mnist", "test")
+    assert time.monotonic() - started < 0.5
+
+
+def test_part_of_a_split_and_resizing(mnist_dir):
+    part = data.load("mnist", "train[:100]", size=14, labels=None)
+    assert part.size == 100 and part.shape == (14, 14, 1) and everything(part).condition is None
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mnst", {}, "did you mean 'mnist'.*give one of digits"),
+        ("tfds:cifar1000", {}, "did you mean 'cifar10"),
+        ("imdb_reviews", {}, "no pictures, only text, label"),
+        ("digits", {"split": "validation"}, "give one of train, test, all"),
+        ("rings", {"split": "all"}, "give one of train, test"),
+        ("rings", {"n": 0}, "n=0"),
+        ("digits", {"size": 32}, "no option 'size'"),
+        ("celeb_a", {"labels": "x"}, "it has size, attributes"),
+        ("cifar10", {"sise": 32}, "it has size, labels"),
+        ("cifar10", {"size": -1}, "size=-1"),
+    ],
+)
+def test_mistakes_get_one_clear_line(name, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        data.load(name, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_mnist_refuses_what_it_does_not_have(mnist_dir):
+    with pytest.raises(InputError, match="no split 'val'; give one of train, test"):
+        data.load("mnist", "val")
+    with pytest.raises(InputError, match="features are image, label"):
+        data.load("mnist", labels="colour")
+
+
+def test_available_is_quick_and_says_what_to_do(tmp_path, monkeypatch, faces_dir):
+    data.available()  # imports
+    monkeypatch.setenv("TFDS_DATA_DIR", faces_dir)
+    started = time.monotonic()
+    rows = {name: (text, state) for name, text, state in data.available()}
+    assert time.monotonic() - started < 1
+    assert rows["digits"][1] == rows["gaussians25"][1] == "embedded"
+    assert rows["celeb_a"] == ("218x178x3, 5 train", "prepared")
+    assert rows["cifar10"] == ("32x32x3", "not prepared: jaxgen data prepare cifar10")
