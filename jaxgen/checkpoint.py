@@ -331,19 +331,25 @@ def _load(store: Store, step: int, template: Tree) -> Tree:
 
 def _guarded(load: Callable[[Store, int, Tree], Tree], store: Store, step: int, template: Tree) -> Tree:
     """`load(...)`, with every exception sorted into `_Damaged` and `InputError`."""
-    try:
-        with _hushed():
+    with _hushed():
+        try:
             return load(store, step, template)
-    except (_Damaged, InputError):
-        raise
-    except Exception as error:
-        line = _line(error)
-        signs = ("RESOURCE_EXHAUSTED", "Out of memory", "PERMISSION_DENIED", "Too many open files")
-        if isinstance(error, (MemoryError, PermissionError)) or any(sign in str(error) for sign in signs):
-            # This may well be a good checkpoint: falling back would throw away work.
-            where = f"checkpoint step {step} in {store.folder}"
-            raise InputError(f"{where} could not be read ({line}): give it memory or permission") from error
-        raise _Damaged(line) from error
+        except (_Damaged, InputError):
+            raise
+        except Exception as error:
+            failure = _sort(error, f"checkpoint step {step} in {store.folder}")
+        # The reads that orbax abandoned end within milliseconds; then they are collected, while it is quiet.
+        time.sleep(0.1)
+        gc.collect()
+    raise failure
+
+
+def _sort(error: Exception, where: str) -> _Damaged | InputError:
+    """Damage, unless the machine may be the reason: then falling back would throw away good work."""
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory", "PERMISSION_DENIED", "Too many open files")
+    if isinstance(error, (MemoryError, PermissionError)) or any(sign in str(error) for sign in signs):
+        return InputError(f"{where} could not be read ({_line(error)}): give it memory or permission")
+    return _Damaged(_line(error))
 
 
 @contextlib.contextmanager
@@ -368,12 +374,6 @@ def _hushed() -> Iterator[None]:
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
     try:
         yield
-    except BaseException as error:
-        # Frames keep the abandoned reads alive; they end within milliseconds, and are collected while it is quiet.
-        error.__traceback__ = error.__context__ = error.__cause__ = None
-        time.sleep(0.1)
-        gc.collect()
-        raise
     finally:
         sys.excepthook, sys.unraisablehook = hooks
 
@@ -399,12 +399,11 @@ def _load_step(store: Store, step: int, template: Tree) -> Tree:
 
 
 def _rehearse(store: Store, step: int, template: Tree) -> None:
-    """Read and check one step in this process alone, as numpy arrays in host memory."""
+    """Read and check one step in process 0 alone, as numpy arrays in host memory."""
     import orbax.checkpoint as ocp
 
-    me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"rehearse{me}"
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxgen_rehearsal"
     )
     handler = ocp.CompositeCheckpointHandler(
         state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),

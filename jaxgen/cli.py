@@ -348,7 +348,9 @@ def _labels(model: Any, classes: tuple[str, ...], condition: str | None, n: int)
 
     if condition is None:
         return None if model.condition is None else np.arange(n) % max(1, len(classes))
-    check(model.condition is not None, "this run is unconditional: it was trained without labels; leave --condition out")
+    check(
+        model.condition is not None, "this run is unconditional: it was trained without labels; leave --condition out"
+    )
     known = {name.lower(): i for i, name in enumerate(classes)} | {str(i): i for i in range(len(classes))}
     check(condition.lower() in known, f"unknown label {condition!r}: this run knows {', '.join(classes)}")
     return np.full(n, known[condition.lower()])

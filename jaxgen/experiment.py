@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
     save_every: int = 1000
     name: str = "experiment"
     source: str = ""
-    settings: Mapping[str, Any] = {}  # noqa: RUF012 - read only
+    settings: Mapping[str, Any] = {}
 
 
 class Diverged(RuntimeError):
@@ -80,9 +80,14 @@ def load_function(path: str | Path) -> Callable[..., Experiment]:
     """The function `experiment` of a Python file."""
     path = Path(path)
     near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-    check(path.is_file(), f"no experiment file {path}" + (f"; in {path.parent} there are {', '.join(near)}" if near else ""))
+    check(
+        path.is_file(),
+        f"no experiment file {path}" + (f"; in {path.parent} there are {', '.join(near)}" if near else ""),
+    )
     spec = importlib.util.spec_from_file_location(f"jaxgen_experiment_{path.stem}", path)
-    check(spec is not None and spec.loader is not None, f"{path} is not a Python file: an experiment's name ends in .py")
+    check(
+        spec is not None and spec.loader is not None, f"{path} is not a Python file: an experiment's name ends in .py"
+    )
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     sys.modules[module.__name__] = module  # where annotations of the file are looked up
     spec.loader.exec_module(module)  # type: ignore[union-attr]
@@ -97,7 +102,10 @@ def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     general = {name: keywords.pop(name) for name in ("steps", "seed") if name in keywords and name not in defaults}
     unknown = sorted(set(keywords) - set(defaults))
-    check(not unknown, f"{Path(path).name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
+    check(
+        not unknown,
+        f"{Path(path).name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed",
+    )
     exp = function(**keywords)
     check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
     exp = exp._replace(**general)
@@ -150,7 +158,9 @@ def read_settings(workdir: str | Path) -> dict[str, Any]:
     here = Path("experiments") / Path(settings["source"]).name  # a run that moved to another machine
     if not Path(settings["source"]).is_file() and here.is_file():
         settings["source"] = str(here.resolve())
-    check(Path(settings["source"]).is_file(), f"the experiment of {workdir}, {settings['source']}, is gone: put it back")
+    check(
+        Path(settings["source"]).is_file(), f"the experiment of {workdir}, {settings['source']}, is gone: put it back"
+    )
     if _sha256(settings["source"]) != settings["sha256"]:
         _say(f"note: {settings['source']} has changed since the run in {workdir} began")
     return settings
@@ -172,20 +182,31 @@ def init(exp: Experiment) -> TrainState:
 
 
 def fit(
-    exp: Experiment, workdir: str | Path | None = None, *, layout: str = "one", progress: bool = True, resume: bool = True
+    exp: Experiment,
+    workdir: str | Path | None = None,
+    *,
+    layout: str = "one",
+    progress: bool = True,
+    resume: bool = True,
 ) -> TrainState:
     """Train `exp` up to its step `exp.steps` in `workdir` (runs/<name> unless told otherwise) and return the state.
 
-    Goes on from the newest good checkpoint there. Writes settings.json, metrics.jsonl, TensorBoard scalars, sample grids
+    Goes on from the newest good checkpoint there. Writes settings.json, metrics.jsonl, TensorBoard scalars, grids
     samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`.
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
     InputError for a folder of another run.
     """
     folder = Path(workdir or Path("runs") / exp.name)
     place = parallel.layout(layout)
-    shape = (training.minibatches(training.play_order(exp.model, exp.order)), exp.accumulate, exp.batch // exp.accumulate)
-    check(exp.batch % (exp.accumulate * place.devices) == 0,
-          f"batch {exp.batch} cannot be divided by accumulate {exp.accumulate} times {place.devices} devices")  # fmt: skip
+    shape = (
+        training.minibatches(training.play_order(exp.model, exp.order)),
+        exp.accumulate,
+        exp.batch // exp.accumulate,
+    )
+    check(
+        exp.batch % (exp.accumulate * place.devices) == 0,
+        f"batch {exp.batch} is no multiple of accumulate {exp.accumulate} times {place.devices} devices: change one",
+    )
     chief = jax.process_index() == 0
     _claim(folder, exp, write=chief)
     state_of = partial(init, exp)
@@ -233,7 +254,9 @@ class _Trainer(NamedTuple):
             if waiting is not None:
                 self._digest(*waiting)
             waiting = (step, n, report)
-            due = [step % every == 0 or step == exp.steps for every in (exp.log_every, exp.save_every, exp.sample_every)]
+            due = [
+                step % every == 0 or step == exp.steps for every in (exp.log_every, exp.save_every, exp.sample_every)
+            ]
             if any(due) or self.asked:
                 self._digest(*waiting)
                 waiting = None
@@ -296,7 +319,9 @@ class _Trainer(NamedTuple):
 
     def _until_event(self, step: int) -> int:
         exp = self.exp
-        return min(exp.steps - step, *(every - step % every for every in (exp.log_every, exp.save_every, exp.sample_every)))
+        return min(
+            exp.steps - step, *(every - step % every for every in (exp.log_every, exp.save_every, exp.sample_every))
+        )
 
     def _capacity(self) -> int:
         """Steps that one compiled call takes at most. It must not depend on anything measured: another capacity is
@@ -339,7 +364,10 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
             for k in sorted(set(mine) | set(theirs["keywords"]))
             if k != "steps" and mine.get(k) != theirs["keywords"].get(k)
         ]
-        check(not changed, f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings")
+        check(
+            not changed,
+            f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings",
+        )
     else:
         check(
             not checkpoints(folder).exists(),

@@ -56,8 +56,8 @@ def layout(name: str = "one", devices: Sequence[jax.Device] | None = None) -> La
 
 
 def state_sharding(place: Layout, shapes: Tree) -> Tree:
-    """A sharding for each array of a state. `fsdp` divides the large arrays along the last axis that the devices divide:
-    of a kernel the output channels, or else the input channels."""
+    """A sharding for each array of a state. `fsdp` divides the large arrays along the last axis that the devices
+    divide: of a kernel the output channels, or else the input channels."""
 
     def rule(leaf: Any) -> NamedSharding:
         spec: list = [None] * len(leaf.shape)

@@ -27,8 +27,8 @@ def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
 class Records:
     """A context that collects the reports of compiled calls and writes one record each `log`.
 
-    start: the step that training goes on from (later records, of steps lost in a kill, are dropped); total: the last step;
-    examples: of one step; write: whether this process is the one that writes.
+    start: the step that training goes on from (later records, of steps lost in a kill, are dropped); total: the last
+    step; examples: of one step; write: whether this process is the one that writes.
     """
 
     def __init__(self, folder: Path, start: int, total: int, examples: int, progress: bool, write: bool):
@@ -51,9 +51,11 @@ class Records:
             text = "".join(json.dumps(record) + "\n" for record in old)
             atomically(self.folder / "metrics.jsonl", lambda tmp: tmp.write_text(text))
             self._seconds = old[-1]["seconds"] if old else 0.0
-            self._file = open(self.folder / "metrics.jsonl", "a")  # noqa: SIM115 - closed in __exit__
+            self._file = open(self.folder / "metrics.jsonl", "a")
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start or None)
-            self._bar = tqdm(total=self.total, initial=self.start, unit="step", disable=not self.progress, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self.total, initial=self.start, unit="step", disable=not self.progress, dynamic_ncols=True
+            )
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -78,7 +80,12 @@ class Records:
         if not self._count:
             return
         self._last = {name: value / self._count for name, value in self._sums.items()}
-        record = {"step": step, "seconds": round(self.seconds, 3), "images_per_second": round(self.rate, 1), **self._last}
+        record = {
+            "step": step,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.rate, 1),
+            **self._last,
+        }
         self._sums, self._count = {}, 0
         if self.write:
             self._file.write(json.dumps(record) + "\n")
@@ -86,7 +93,9 @@ class Records:
             for name, value in record.items():
                 if name != "step":
                     self._board.add_scalar(name, value, step)
-            losses = {name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")}
+            losses = {
+                name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")
+            }
             self._bar.set_postfix(losses)
 
     @property

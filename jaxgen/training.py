@@ -53,12 +53,12 @@ def make_step(
 ) -> Step:
     """`step(state, batch) -> (state, metrics)`, a pure function without collectives: see `parallel` for layouts.
 
-    batch: arrays [M, A, B, ...], M = `minibatches(order)` and A slices whose gradients are accumulated: the step is that
-    of a batch A B large (batch statistics aside). A player's i-th turn in a step sees the i-th minibatch, so each of
-    k critic turns has its own (Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1), and every turn has its own noise.
-    order: the players' turns, such as ("critic",) * 5 + ("generator",); ema: decay of the averaged parameters, 0 for none;
+    batch: arrays [M, A, B, ...], M = `minibatches(order)` and A slices whose gradients are accumulated: the step is
+    that of a batch A B large (batch statistics aside). A player's i-th turn in a step sees the i-th minibatch, so each
+    of k critic turns has its own (Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1); every turn has its own noise.
+    order: the players' turns, such as ("critic",) * 5 + ("generator",); ema: decay of the averages, 0 for none;
     prepare: from data to what losses see; axis_name: of the mapped batch axis where a layout maps one (pmap).
-    metrics: "player/loss", "player/grad_norm" and the loss's own, means over the turn's examples and the player's turns.
+    metrics: "player/loss", "player/grad_norm" and the loss's own, means over the turn's examples and over turns.
     """
     order = play_order(model, order)
     turns = [(i, player, order[:i].count(player)) for i, player in enumerate(order)]
@@ -115,7 +115,9 @@ def _gradient(model, player, prepare, axis_name, key, params, extra, slices: Bat
     return grads, extra, {**metrics, "grad_norm": optax.global_norm(grads)}
 
 
-def _update(state: TrainState, optimizer: optax.GradientTransformation, player: Player, grads: Tree, extra: Tree) -> TrainState:
+def _update(
+    state: TrainState, optimizer: optax.GradientTransformation, player: Player, grads: Tree, extra: Tree
+) -> TrainState:
     updates, opt = optimizer.update(grads, state.opt[player], state.params[player])
     own = optax.apply_updates(state.params[player], updates)
     return state._replace(params={**state.params, player: own}, opt={**state.opt, player: opt}, extra=extra)

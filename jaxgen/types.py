@@ -91,7 +91,8 @@ class TrainState(NamedTuple):
 
 class Solver(NamedTuple):
     """One step of an iterative sampler. `init(noise) -> carry`, whose first element is x_t;
-    `step(keys, predict, carry, t, u) -> carry` goes from time t to time u. Both are pytrees (`jax.tree_util.Partial`)."""
+    `step(keys, predict, carry, t, u) -> carry` goes from time t to time u. Both are pytrees, `jax.tree_util.Partial`.
+    """
 
     init: Callable[[Array], tuple]
     step: Callable[[Keys, Predict, tuple, Array, Array], tuple]

@@ -162,6 +162,24 @@ def test_damage_to_any_file_costs_at_most_the_newest_step(tmp_path, capfd, damag
     assert capfd.readouterr() == ("", "")
 
 
+def test_damage_anywhere_is_silent_but_for_its_line(tmp_path, capfd):
+    checkpoint.close(saved(tmp_path / "good", 1, 2))
+    files = sorted(p.relative_to(tmp_path / "good") for p in (tmp_path / "good" / "2" / "state").rglob("*/*"))
+    rng, fell_back = random.Random(1), 0
+    for n in range(25):
+        folder = tmp_path / str(n)
+        shutil.copytree(tmp_path / "good", folder)
+        file = folder / rng.choice([f for f in files if (folder / f).is_file()])
+        data = bytearray(file.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        store, lines = checkpoint.open_store(folder, read_only=True), []
+        restored, step = checkpoint.restore(store, tree(0), lines.append)
+        assert same(restored, tree(step)) and len(lines) == 2 - step
+        fell_back += len(lines)
+    assert fell_back >= 2 and capfd.readouterr() == ("", "")
+
+
 def test_damage_twice_to_one_step_keeps_both(tmp_path):
     store = saved(tmp_path, 1, 2)
     for _ in range(2):

@@ -45,7 +45,7 @@ def cached(name: str, fingerprint: str, shape: tuple[int, ...], build: Callable[
 
 
 def _checksum(x: np.ndarray, labels: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(labels), zlib.crc32(np.ascontiguousarray(x)))
+    return zlib.crc32(np.ascontiguousarray(labels).data, zlib.crc32(np.ascontiguousarray(x).data))
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Arrays | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jaxgen.types import Batch, check
 
 IN_MEMORY_BYTES = 2 * 2**30  # a set of pictures up to this size, as uint8, is held in memory
 
-Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+Read = Callable[[np.ndarray], tuple[Any, Any]]
 """`read(indices [n]) -> (x uint8 [n, H, W, C], labels int32 [n, ...] or None)`, safe to call from several threads."""
 
 
@@ -39,8 +39,8 @@ class Dataset(NamedTuple):
     streaming: bool = False
 
 
-def in_memory(name: str, split: str, x: np.ndarray, labels: np.ndarray | None = None, classes=()) -> Dataset:
-    """A data set from arrays `x: [N, ...]` and `labels: [N, ...]` integers, or None. Raises InputError when empty."""
+def in_memory(name: str, split: str, x: Any, labels: Any = None, classes=()) -> Dataset:
+    """A data set from numpy arrays `x: [N, ...]` and `labels: [N, ...]` integers, or None. Raises InputError when empty."""
     check(len(x) > 0, f"{name}: the {split!r} split holds no examples; give a split with examples")
     if labels is not None:
         check(len(labels) == len(x), f"{name}: {len(labels)} labels for {len(x)} examples; give one label an example")
@@ -89,7 +89,7 @@ def _read_all(what: str, read: Read, size: int, shape: tuple[int, ...], chunk: i
     from tqdm import tqdm
 
     x = np.empty((size, *shape), np.uint8)
-    labels: dict[int, np.ndarray | None] = {}
+    labels: dict[int, Any] = {}
 
     def work(start):
         stop = min(start + chunk, size)

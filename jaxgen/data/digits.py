@@ -7,6 +7,7 @@ scans reduced to 8x8 counts of ink.
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ def load(split: str = "train") -> Dataset:
     check(split in SPLITS, f"digits has no split {split!r}; give one of {', '.join(SPLITS)}")
     fingerprint = f"scikit-learn {metadata.version('scikit-learn')}"
     x, labels = cached("digits", fingerprint, (1797, *SHAPE), _build)  # importing scikit-learn takes two seconds
+    assert labels is not None
     if split != "all":
         held_out = _held_out(labels)
         chosen = held_out if split == "test" else ~held_out
@@ -38,9 +40,8 @@ def load(split: str = "train") -> Dataset:
 def _build():
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    ink = np.asarray(raw.images)
-    return np.round(ink * (255 / 16)).astype(np.uint8)[..., None], np.asarray(raw.target, np.int32)
+    raw: Any = load_digits()
+    return np.round(np.asarray(raw.images) * (255 / 16)).astype(np.uint8)[..., None], np.asarray(raw.target, np.int32)
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:

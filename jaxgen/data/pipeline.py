@@ -117,7 +117,7 @@ def reader(
 
     def take(s, n):
         indices = order(dataset.size, seed, s * m * a * b, n * m * a * b).reshape(n, m, a, b)[..., low:high]
-        return _reshape(dataset.take(indices.reshape(-1)), indices.shape)
+        return _reshape(*dataset.take(indices.reshape(-1)), indices.shape)
 
     return Reader(take, step)
 
@@ -143,13 +143,11 @@ def _streaming_reader(dataset: Dataset, seed: int, shape: tuple[int, int, int], 
         parts = [next(iterator) for _ in range(n * m * a)]
         x = np.concatenate([part.x for part in parts])
         labels = None if parts[0].condition is None else np.concatenate([part.condition for part in parts])
-        return _reshape(Batch(x, labels), (n, m, a, high - low))
+        return _reshape(x, labels, (n, m, a, high - low))
 
     return Reader(take, step, iterator.close)
 
 
-def _reshape(batch: Batch, leading: tuple[int, ...]) -> Batch:
-    def reshape(array):
-        return None if array is None else array.reshape(leading + array.shape[1:])
-
-    return Batch(reshape(batch.x), reshape(batch.condition))
+def _reshape(x: Any, labels: Any, leading: tuple[int, ...]) -> Batch:
+    x = x.reshape(leading + x.shape[1:])
+    return Batch(x, None if labels is None else labels.reshape(leading + labels.shape[1:]))

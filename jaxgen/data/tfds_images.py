@@ -187,7 +187,7 @@ def _label_key(name: str, features: dict[str, Any], labels: str | None) -> str |
     return labels
 
 
-def _classes(features: dict[str, Any], label: str | None):
+def _classes(features: dict[str, Any], label: str | None) -> tuple[tuple[str, ...], Any]:
     """Names of the classes or attributes, and the function from a record's value to int32 [] or [K]."""
     if label is None:
         return (), None

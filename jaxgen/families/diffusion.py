@@ -25,14 +25,14 @@ def diffusion(
     classes: int | None = None,
     drop: float = 0.1,
 ) -> Model:
-    """loss = mean_i (target_i - f(x_t, t)_i)^2, x_t = alpha_t x_0 + sigma_t eps, one t an example: with prediction "eps" the
-    simple loss L_simple (eq. 14), up to the mean over dimensions.
+    """loss = mean_i (target_i - f(x_t, t)_i)^2, x_t = alpha_t x_0 + sigma_t eps, one t an example: with prediction
+    "eps" the simple loss L_simple (eq. 14), up to the mean over dimensions.
 
     denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names ("eps", "x0" or "v"), like x_t.
-    shape: of one example; sampler: the model's default; steps: times are uniform on {1/steps, ..., 1}, or on (0, 1] with None;
-    inversion: a deterministic sampler from data to noise, by which `encode` works.
-    classes: of the labels that the denoiser takes; each is dropped with probability `drop`, which trains the unconditional
-    model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
+    shape: of one example; sampler: the model's default; inversion: a deterministic sampler from data to noise, by
+    which `encode` works; steps: times are uniform on {1/steps, ..., 1}, or on (0, 1] with None.
+    classes: of the labels that the denoiser takes; each is dropped with probability `drop`, which trains the
+    unconditional model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
     """
     f = parametrisation(prediction)
     check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
@@ -44,10 +44,8 @@ def diffusion(
     def draw(key: Array) -> tuple[Array, Array, Array]:
         """(t, eps, whether the condition is dropped) of one example."""
         for_t, for_eps, for_drop = jax.random.split(key, 3)
-        if steps is None:
-            t = 1.0 - jax.random.uniform(for_t)
-        else:
-            t = jax.random.randint(for_t, (), 1, steps + 1) / steps
+        u = jax.random.uniform(for_t)
+        t = 1.0 - u if steps is None else (jnp.floor(u * steps) + 1.0) / steps
         return t, jax.random.normal(for_eps, tuple(shape)), jax.random.uniform(for_drop) < drop
 
     def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:

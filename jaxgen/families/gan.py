@@ -11,7 +11,12 @@ from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels
 
 
 def gan(
-    generator: Network, critic: Network, latent: int, *, objective: Adversarial | None = None, classes: int | None = None
+    generator: Network,
+    critic: Network,
+    latent: int,
+    *,
+    objective: Adversarial | None = None,
+    classes: int | None = None,
 ) -> Model:
     """z ~ N(0, I), x = G(z, condition); the players "critic" and "generator" minimise the two sides of `objective`
     (Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1), the non-saturating one unless told otherwise.
@@ -35,7 +40,9 @@ def gan(
 
     def scores(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, Array, Tree]:
         """(D(x) [B], D(G(z)) [B], statistics), both networks in training mode."""
-        fake, g_stats = generator.apply(params["generator"], extra["generator"], prior(keys), batch.condition, train=True)
+        fake, g_stats = generator.apply(
+            params["generator"], extra["generator"], prior(keys), batch.condition, train=True
+        )
         on_real, d_stats = critic.apply(params["critic"], extra["critic"], batch.x, batch.condition, train=True)
         on_fake, d_stats = critic.apply(params["critic"], d_stats, fake, batch.condition, train=True)
         return on_real, on_fake, {"critic": d_stats, "generator": g_stats}

@@ -16,13 +16,19 @@ LOG_VAR_RANGE = 15.0  # |log variance| stays below this, smoothly: exp of it nei
 
 
 def vae(
-    encoder: Network, decoder: Network, latent: int, *, likelihood: Likelihood | None = None, beta: float = 1.0, classes: int | None = None
+    encoder: Network,
+    decoder: Network,
+    latent: int,
+    *,
+    likelihood: Likelihood | None = None,
+    beta: float = 1.0,
+    classes: int | None = None,
 ) -> Model:
     """q(z|x) = N(mu(x), diag sigma^2(x)), p(z) = N(0, I), p(x|z) by `likelihood` of the decoder's output.
 
-    loss = -E_q log p(x|z) + beta KL(q(z|x) || p(z)) in nats an example, summed over pixels (eq. 3; beta: Higgins et al.
-    2017), with one sample z = mu + sigma eps (eq. 4).
-    encoder: (x [B, ...], condition) -> [B, 2 latent]: mu and log sigma^2; decoder: (z [B, latent], condition) -> output.
+    loss = -E_q log p(x|z) + beta KL(q(z|x) || p(z)) in nats an example, summed over pixels (eq. 3; beta: Higgins et
+    al. 2017), with one sample z = mu + sigma eps (eq. 4).
+    encoder: (x [B, ...], condition) -> mu and log sigma^2 [B, 2 latent]; decoder: (z [B, latent], condition) -> output.
     likelihood: `losses.likelihood.bernoulli()` unless told otherwise; classes: of the labels that both networks take.
     """
     check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
@@ -68,5 +74,12 @@ def vae(
         return posterior(params, extra, x, condition, False)[0]
 
     return Model(
-        init, {"vae": loss}, prior, predict, one_shot, condition=labels(classes) if classes else None, encode=encode, bound=bound
+        init,
+        {"vae": loss},
+        prior,
+        predict,
+        one_shot,
+        condition=labels(classes) if classes else None,
+        encode=encode,
+        bound=bound,
     )

@@ -23,7 +23,8 @@ class Adversarial(NamedTuple):
 def non_saturating() -> Adversarial:
     """Critic: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)), with D = sigmoid(score).
 
-    The generator's form keeps its gradient where the critic is sure (Goodfellow et al. 2014, arXiv:1406.2661, section 3).
+    The generator's form keeps its gradient where the critic is sure (Goodfellow et al. 2014, arXiv:1406.2661,
+    section 3).
     """
     return Adversarial(
         critic=lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),

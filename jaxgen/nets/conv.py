@@ -1,6 +1,6 @@
 """Convolutional networks: the DCGAN pair, and an encoder and a decoder of the same shape for autoencoders.
 
-Every one works at any image size: it halves while the size is even and above four (8 -> 4, 28 -> 14 -> 7, 64 -> ... -> 4).
+Every one works at any image size: it halves while the size is even and above four (28 -> 14 -> 7, 64 -> ... -> 4).
 """
 
 from __future__ import annotations

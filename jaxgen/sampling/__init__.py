@@ -15,7 +15,9 @@ SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (schedule) -> Solver, for those chosen
 
 def named(model: Model, solver: str, steps: int, clip: float = 1.0) -> Sampler:
     """The sampler of that solver's name for a model that iterates, with `steps` equal steps; clip as in `iterate`."""
-    check(model.schedule is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
+    check(
+        model.schedule is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps"
+    )
     check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
     return iterate(SOLVERS[solver](model.schedule), uniform(steps), clip)
 

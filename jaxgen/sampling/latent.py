@@ -32,7 +32,15 @@ def lerp(a: Array, b: Array, s: Array) -> Array:
 
 
 def interpolate(
-    model: Model, state: TrainState, a: Array, b: Array, steps: int = 8, *, path: Any = slerp, condition: Any = None, **options
+    model: Model,
+    state: TrainState,
+    a: Array,
+    b: Array,
+    steps: int = 8,
+    *,
+    path: Any = slerp,
+    condition: Any = None,
+    **options,
 ) -> Array:
     """Images along the path from latents a to b: [B, ...] each -> [B, steps, H, W, C], both ends included.
 

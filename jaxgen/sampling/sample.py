@@ -88,7 +88,10 @@ def conditions(model: Model, n: int, condition: Any) -> Array | None:
     """The user's condition, checked and given once for each of n images."""
     if condition is None:
         return None
-    check(model.condition is not None, "this model is unconditional: it was trained without labels; leave the condition out")
+    check(
+        model.condition is not None,
+        "this model is unconditional: it was trained without labels; leave the condition out",
+    )
     return model.condition(n, condition)  # type: ignore[misc]
 
 
