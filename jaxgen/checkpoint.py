@@ -150,6 +150,7 @@ def save(store: Store, state: Tree, step: int, notes: Any = None) -> bool:
     arrays = _arrays(state)
     leaves = [leaf._replace(sums=sums) for leaf, sums in zip(_describe(state), _sums(arrays), strict=True)]
     body = {"step": step, "leaves": [leaf._asdict() for leaf in leaves], "notes": notes}
+    check(len({leaf.path for leaf in leaves}) == len(leaves), 'two leaves have one path: avoid "/" in names')
     stored = {leaf.path: x for leaf, x in zip(leaves, arrays, strict=True) if x.size}
     # Orbax refuses an empty tree; the shapes in `meta` are all that an empty state needs.
     stored = stored or {"": np.zeros(1, np.uint8)}
@@ -162,13 +163,20 @@ def save(store: Store, state: Tree, step: int, notes: Any = None) -> bool:
 def _arrays(state: Tree) -> list[jax.Array]:
     """The arrays of a tree in order, PRNG keys as the integers they are made of."""
     for path, x in jax.tree.leaves_with_path(state):
-        fits = isinstance(x, jax.Array) or hasattr(x, "sharding")
-        check(fits, f"leaf {_name(path)} is a {type(x).__name__}: a checkpoint holds jax arrays, use jnp.asarray")
+        check(
+            isinstance(x, jax.Array),
+            f"leaf {_name(path)} is a {type(x).__name__}: a checkpoint holds jax arrays, use jnp.asarray",
+        )
     return [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(state)]
 
 
 def _describe(state: Tree) -> list[Leaf]:
     """Path, shape and dtype of every leaf of a tree of arrays or of `jax.ShapeDtypeStruct`."""
+    for path, x in jax.tree.leaves_with_path(state):
+        check(
+            hasattr(x, "shape") and hasattr(x, "dtype"),
+            f"leaf {_name(path)} is a {type(x).__name__}: expected an array or a jax.ShapeDtypeStruct",
+        )
     return [Leaf(_name(path), tuple(x.shape), str(x.dtype), _impl(x)) for path, x in jax.tree.leaves_with_path(state)]
 
 
@@ -320,6 +328,16 @@ def restore(store: Store, template: Tree, report: Callable[[str], Any] = print) 
     )
 
 
+def notes(store: Store, step: int) -> Any:
+    """The notes saved with `step`. Raises `InputError` where there is no such step or its description is damaged."""
+    saved = steps(store.folder)
+    check(step in saved, f"{store.folder} holds no step {step}: choose one of {saved}")
+    try:
+        return _guarded(lambda *_: _read_body(step, _read_meta(store, step)), store, step, None)["notes"]
+    except _Damaged as error:
+        raise InputError(f"checkpoint step {step} in {store.folder} is damaged ({error}): choose another") from error
+
+
 def _load(store: Store, step: int, template: Tree) -> Tree:
     """The state of one step. Raises `_Damaged`, or `InputError` where the template or the machine is the reason."""
     if jax.process_count() > 1:
@@ -382,13 +400,10 @@ def _load_step(store: Store, step: int, template: Tree) -> Tree:
     """Read, place and check one step."""
     import orbax.checkpoint as ocp
 
-    def read(item: str, args: Any) -> Any:
-        return store.manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-
-    leaves = _read_meta(store, step, read("meta", ocp.args.JsonRestore()), template)
+    leaves = _read_leaves(store, step, _read_meta(store, step), template)
     targets = {leaf.path: _target(x) for leaf, x in zip(leaves, jax.tree.leaves(template), strict=True)}
     stored = {path: target for path, target in targets.items() if target.size} or {"": np.zeros(1, np.uint8)}
-    arrays = read("state", ocp.args.StandardRestore(stored))
+    arrays = store.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(stored)))["state"]
     arrays = [arrays[path] if target.size else _empty(target) for path, target in targets.items()]
     _check_sums(leaves, arrays)
     arrays = [
@@ -413,7 +428,7 @@ def _rehearse(store: Store, step: int, template: Tree) -> None:
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     path = store.folder / str(step)
     meta = reader.restore(path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-    leaves = _read_meta(store, step, meta, template)
+    leaves = _read_leaves(store, step, meta, template)
     targets = [_target(x) for x in jax.tree.leaves(template)]
     stored = {a.path: np.empty(x.shape, x.dtype) for a, x in zip(leaves, targets, strict=True) if x.size}
     items = ocp.args.Composite(state=ocp.args.StandardRestore(stored or {"": np.zeros(1, np.uint8)}))
@@ -453,14 +468,25 @@ def _empty(target: jax.ShapeDtypeStruct) -> jax.Array:
     )
 
 
-def _read_meta(store: Store, step: int, meta: Any, template: Tree) -> list[Leaf]:
-    """The record of every leaf, found whole by its CRC (`_Damaged`) and fit for the template (`InputError`)."""
+def _read_meta(store: Store, step: int) -> Any:
+    import orbax.checkpoint as ocp
+
+    return store.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+
+def _read_body(step: int, meta: Any) -> dict:
+    """The contents of a step's description, found whole by its CRC, or `_Damaged`."""
     if not isinstance(meta, dict) or "body" not in meta or meta.get("crc") != _crc(meta["body"]):
         raise _Damaged("its description (meta) differs from its checksum")
-    body = meta["body"]
-    if body["step"] != step:
-        raise _Damaged(f"it holds step {body['step']}")
-    leaves = [Leaf(a["path"], tuple(a["shape"]), a["dtype"], a["impl"], tuple(a["sums"])) for a in body["leaves"]]
+    if meta["body"]["step"] != step:
+        raise _Damaged(f"it holds step {meta['body']['step']}")
+    return meta["body"]
+
+
+def _read_leaves(store: Store, step: int, meta: Any, template: Tree) -> list[Leaf]:
+    """The record of every leaf. Raises `_Damaged`, or `InputError` where the template is something else."""
+    records = _read_body(step, meta)["leaves"]
+    leaves = [Leaf(a["path"], tuple(a["shape"]), a["dtype"], a["impl"], tuple(a["sums"])) for a in records]
     problem = _difference(leaves, _describe(template))
     check(
         problem is None,

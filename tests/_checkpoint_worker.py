@@ -11,10 +11,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen import checkpoint
+from jaxgen.types import InputError
 
 
 def tree(seed: int, size: int = 16) -> dict:
@@ -124,11 +126,15 @@ def pair(rank: str, port: str, folder: str) -> None:
     lines: list[str] = []
     good = checkpoint.restore(store, place(tree(0)), lines.append)
     answer = {"first": good[1], "sums": checkpoint.fingerprint(good[0]).tolist()}
-    jax.experimental.multihost_utils.sync_global_devices("before damage")
+    try:
+        checkpoint.restore(store, tree(0) | {"bias": jax.ShapeDtypeStruct((8,), jnp.float32)})
+    except InputError as error:
+        answer["refused"] = str(error)
+    multihost_utils.sync_global_devices("before damage")
     if rank == "0":
         for file in (Path(folder) / "3" / "state").rglob("d/*"):
             os.truncate(file, file.stat().st_size // 2)
-    jax.experimental.multihost_utils.sync_global_devices("after damage")
+    multihost_utils.sync_global_devices("after damage")
     good = checkpoint.restore(store, place(tree(0)), lines.append)
     answer |= {"second": good[1], "lines": lines, "exact": checkpoint.fingerprint(good[0]).tolist()}
     saved = checkpoint.save(store, place(tree(3)), 3)

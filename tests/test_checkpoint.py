@@ -82,6 +82,19 @@ def train_state_of_four() -> TrainState:
     return train_state(4)
 
 
+def test_notes_come_back_checked(tmp_path):
+    store = checkpoint.open_store(tmp_path)
+    checkpoint.save(store, tree(1), 1, notes={"lr": 2e-4, "order": ["critic", "generator"]})
+    checkpoint.wait(store)
+    assert checkpoint.notes(store, 1) == {"lr": 2e-4, "order": ["critic", "generator"]}
+    with pytest.raises(InputError, match="holds no step 2"):
+        checkpoint.notes(store, 2)
+    file = tmp_path / "1" / "meta" / "metadata"
+    file.write_text(file.read_text().replace("0.0002", "0.0003"))
+    with pytest.raises(InputError, match=r"step 1 .* is damaged"):
+        checkpoint.notes(store, 1)
+
+
 def test_nothing_saved_is_none(tmp_path):
     assert checkpoint.restore(checkpoint.open_store(tmp_path / "new"), tree(0)) is None
     assert checkpoint.restore(checkpoint.open_store(tmp_path / "absent", read_only=True), tree(0)) is None
@@ -107,6 +120,10 @@ def test_a_state_of_no_arrays_round_trips(tmp_path):
 def test_what_is_not_an_array_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="leaf a/0 is a float"):
         checkpoint.save(checkpoint.open_store(tmp_path), {"a": [1.0]}, 1)
+    with pytest.raises(InputError, match="leaf a/0 is a float"):
+        checkpoint.restore(saved(tmp_path, 1), {"a": [1.0]})
+    with pytest.raises(InputError, match="two leaves have one path"):
+        checkpoint.save(checkpoint.open_store(tmp_path / "b"), {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, 1)
 
 
 def test_donation_right_after_save_does_not_reach_the_checkpoint(tmp_path):
@@ -322,7 +339,7 @@ def test_two_processes_fall_back_together(tmp_path):
         assert (answer["first"], answer["second"], answer["again"]) == (3, 2, True)
         assert answer["sums"] == checkpoint.fingerprint(tree(3)).tolist()
         assert answer["exact"] == checkpoint.fingerprint(tree(2)).tolist()
-        assert len(answer["lines"]) == 1
+        assert len(answer["lines"]) == 1 and "leaf bias is float32[7]" in answer["refused"]
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "3", "3.damaged"]
     restored, step = checkpoint.restore(checkpoint.open_store(tmp_path), tree(0))
     assert step == 3 and same(restored, tree(3))

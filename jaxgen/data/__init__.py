@@ -9,6 +9,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from jaxgen.data import celeb_a, cifar10, digits, folder, mnist, npz, synthetic, tfds_images
 from jaxgen.data.dataset import Dataset, in_memory
@@ -50,6 +51,7 @@ def load(name: str, split: str = "train", **options) -> Dataset:
     `options` are those of the set's own function (`size=`, `labels=`, `n=`, ...). Unknown names, splits and options,
     and sets that are not prepared, raise InputError.
     """
+    name = str(name)
     function = _find(name)
     allowed = _option_names(function)
     for option in options:
@@ -96,9 +98,9 @@ def _find(name: str) -> Callable[..., Dataset]:
     if kind == "tfds":
         return TFDS.get(rest, partial(tfds_images.load, rest))
     names = [*SETS, *tfds_images.known(), *tfds_images.in_folder()]
-    if name.split("/")[0] in names:
+    if kind.split("/")[0] in names:
         return partial(tfds_images.load, name)
-    close = difflib.get_close_matches(name, names, 1)
+    close = [f"folder:{name}"] if Path(name).is_dir() else difflib.get_close_matches(name, names, 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     there = ", ".join([*SETS, "folder:PATH", "PATH.npz", "tfds:NAME"])
     raise InputError(f"there is no data set {name!r}{hint}; give one of {there}")

@@ -40,7 +40,7 @@ class Dataset(NamedTuple):
 
 
 def in_memory(name: str, split: str, x: Any, labels: Any = None, classes=()) -> Dataset:
-    """A data set from numpy arrays `x: [N, ...]` and `labels: [N, ...]` integers, or None. Raises InputError when empty."""
+    """A data set from numpy arrays `x: [N, ...]` and integers `labels: [N, ...]`, or None. InputError when empty."""
     check(len(x) > 0, f"{name}: the {split!r} split holds no examples; give a split with examples")
     if labels is not None:
         check(len(labels) == len(x), f"{name}: {len(labels)} labels for {len(x)} examples; give one label an example")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, from_reader
 from jaxgen.data.pictures import check_format, read_picture
-from jaxgen.types import check
+from jaxgen.types import InputError, check
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 SPLITS = ("train", "test", "all")
@@ -36,7 +37,7 @@ def load(
     check(split in SPLITS, f"folder:{path} has no split {split!r}; give one of {', '.join(SPLITS)}")
     check_format(size, channels)
     root = Path(path).expanduser()
-    check(root.is_dir(), f"there is no folder {path}; give the path of a folder with pictures")
+    check(bool(path) and root.is_dir(), f"there is no folder {path}; give the path of a folder with pictures")
     everything = _pictures(root)
     check(bool(everything), f"no pictures in {path}; expected files ending in {', '.join(SUFFIXES)}")
     classes = _classes(path, everything) if labels else ()
@@ -57,12 +58,16 @@ def load(
 def _pictures(root: Path) -> list[str]:
     """Paths of all pictures inside `root`, with forward slashes, sorted: the same list on every system."""
     found = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found.append((Path(folder) / name).relative_to(root).as_posix())
     return sorted(found)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f"cannot read {error.filename} ({error.strerror}); repair or remove it") from error
 
 
 def _classes(path: str, names: list[str]) -> tuple[str, ...]:
@@ -83,6 +88,9 @@ def _fingerprint(root: Path, files: list[str], classes: tuple[str, ...]) -> str:
     """Changes whenever a picture is added, removed or written again."""
     digest = hashlib.blake2b(repr((str(root.resolve()), classes)).encode("utf-8", "surrogateescape"))
     for name in files:
-        status = os.stat(root / name)
+        try:
+            status = os.stat(root / name)
+        except OSError as error:
+            _refuse(error)
         digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

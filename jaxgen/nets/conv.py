@@ -1,6 +1,7 @@
 """Convolutional networks: the DCGAN pair, and an encoder and a decoder of the same shape for autoencoders.
 
-Every one works at any image size: it halves while the size is even and above four (28 -> 14 -> 7, 64 -> ... -> 4).
+Every one works at any image size: it halves while the side is even and above `smallest`, which is DCGAN's four
+unless told otherwise (28 -> 14 -> 7, 64 -> ... -> 4).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from jaxgen.types import Array
 DCGAN_INIT = constant_std(0.02)
 
 
-def halvings(size: int) -> int:
-    """How often an image side is halved on the way to about four pixels."""
-    count = 0
-    while size > 4 and size % 2 == 0:
-        size, count = size // 2, count + 1
+def halvings(shape: Sequence[int], smallest: int) -> int:
+    """How often an image [height, width, ...] is halved on the way to about `smallest` pixels a side."""
+    count, sides = 0, shape[:2]
+    while all(side > smallest and side % 2 == 0 for side in sides):
+        sides, count = [side // 2 for side in sides], count + 1
     return count
 
 
@@ -37,13 +38,14 @@ class DCGANGenerator(nn.Module):
 
     shape: Sequence[int]
     width: int = 64
+    smallest: int = 4
     classes: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
-        count = min(halvings(height), halvings(breadth))
+        count = halvings(self.shape, self.smallest)
         c = Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0])
         z = z if c is None else jnp.concatenate([z, c], axis=-1)
         small = (height >> count, breadth >> count, 2 * widths(self.width, count)[-1])
@@ -61,13 +63,14 @@ class DCGANCritic(nn.Module):
     but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). A label joins as constant channels."""
 
     width: int = 64
+    smallest: int = 4
     classes: int | None = None
     norm: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
-        count = min(halvings(x.shape[1]), halvings(x.shape[2]))
+        count = halvings(x.shape[1:], self.smallest)
         c = Condition(self.classes, 8, dtype=self.dtype)(condition, x.shape[0])
         if c is not None:
             c = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[-1]))
@@ -86,12 +89,13 @@ class ConvEncoder(nn.Module):
     out: int
     width: int = 32
     hidden: int = 256
+    smallest: int = 4
     classes: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
-        count = min(halvings(x.shape[1]), halvings(x.shape[2]))
+        count = halvings(x.shape[1:], self.smallest)
         h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(x))
         for width in widths(2 * self.width, count)[:count]:
             h = nn.relu(Conv(width, 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
@@ -108,13 +112,14 @@ class ConvDecoder(nn.Module):
     shape: Sequence[int]
     width: int = 32
     hidden: int = 256
+    smallest: int = 4
     classes: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
-        count = min(halvings(height), halvings(breadth))
+        count = halvings(self.shape, self.smallest)
         c = Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0])
         z = z if c is None else jnp.concatenate([z, c], axis=-1)
         h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(z))

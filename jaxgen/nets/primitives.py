@@ -33,6 +33,7 @@ Pair = tuple[int, int]
 Padding = str | int | tuple[Pair, Pair]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_CACHED_SCORES = 2**18  # a megabyte: below it a loop over images costs more than it saves
 
 
 class Window(NamedTuple):
@@ -350,12 +351,12 @@ def dense(x: Array, kernel: Array, bias: Array | None = None) -> Array:
 
 def _attend(q: Array, k: Array, v: Array) -> Array:
     """softmax(q k^T / sqrt(D)) v, normalised after the product with v: [T, D] numbers to divide, not [T, S]."""
-    scores = jnp.einsum("bthd,bshd->bhts", q / math.sqrt(q.shape[-1]), k, preferred_element_type=jnp.float32)
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))  # [B, heads, T, D]: turned once, not inside each of six products
+    scores = jnp.einsum("bhtd,bhsd->bhts", q / math.sqrt(q.shape[-1]), k, preferred_element_type=jnp.float32)
     # Softmax does not depend on the shift, so nor do its derivatives: stopping them here changes none of them.
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)  # [B, heads, T]
-    out = jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / total.swapaxes(1, 2)[..., None]).astype(v.dtype)
+    out = jnp.einsum("bhts,bhsd->bhtd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
 
 
 def _attend_in_turn(q: Array, k: Array, v: Array) -> Array:
@@ -364,10 +365,13 @@ def _attend_in_turn(q: Array, k: Array, v: Array) -> Array:
     A loop over a sharded axis would gather it on every device. So the batch is split as [devices, turns] and the loop
     goes over the turns: at each, every device works on an image of its own part, whatever axes the batch is laid over.
     """
-    devices = math.gcd(q.shape[0], jax.device_count())
+    batch, queries, heads, _ = q.shape
+    if batch * heads * queries * k.shape[1] <= _CACHED_SCORES:
+        return _attend(q, k, v)
+    devices = math.gcd(batch, jax.device_count())
     turns = [a.reshape(devices, -1, *a.shape[1:]).swapaxes(0, 1) for a in (q, k, v)]
     out = lax.map(lambda a: jax.checkpoint(_attend)(*a), tuple(turns))
-    return out.swapaxes(0, 1).reshape(*q.shape[:3], v.shape[3])
+    return out.swapaxes(0, 1).reshape(batch, queries, heads, -1)
 
 
 def _attend_on_accelerator(q: Array, k: Array, v: Array, *, fused: bool) -> Array:
@@ -432,7 +436,8 @@ def randomise(key: Array, params: Tree) -> Tree:
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     drawn = [bool(path) and getattr(path[-1], "key", None) in ("kernel", "embedding") for path, _ in leaves]
-    normal = jax.random.normal(key, (sum(leaf.size for (_, leaf), d in zip(leaves, drawn, strict=True) if d),))
+    total = sum(leaf.size for (_, leaf), d in zip(leaves, drawn, strict=True) if d)
+    normal = jax.random.normal(key, (total,), jnp.float32)
     out, at = [], 0
     for (_, leaf), d in zip(leaves, drawn, strict=True):
         if d:

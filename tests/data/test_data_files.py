@@ -130,12 +130,23 @@ def test_an_unreadable_picture_is_named(tmp_path, raw):
     assert "\n" not in str(error.value)
 
 
+def test_a_link_to_nothing_is_named(tmp_path):
+    save(tmp_path / "a.png", plain(1))
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"b\.png \(No such file"):
+        pictures(tmp_path)
+
+
 def test_folders_without_pictures_and_bad_options_are_refused(tmp_path):
     with pytest.raises(InputError, match="no pictures"):
         pictures(tmp_path)
     with pytest.raises(InputError, match="no folder"):
         pictures(tmp_path / "nowhere")
     save(tmp_path / "a.png", plain(1))
+    with pytest.raises(InputError, match=f"did you mean 'folder:{tmp_path}'"):
+        load(str(tmp_path))
+    with pytest.raises(InputError, match="no folder"):
+        load("folder:")
     for options in ({"size": 0}, {"size": 2.5}, {"channels": 2}, {"split": "val"}):
         with pytest.raises(InputError, match="give"):
             pictures(tmp_path, **options)

@@ -1,0 +1,178 @@
+"""Likelihoods, divergences and adversarial objectives against their closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxgen.losses.adversarial import non_saturating
+from jaxgen.losses.divergence import kl_standard_normal
+from jaxgen.losses.likelihood import bernoulli, gaussian, total
+from jaxgen.types import InputError
+
+
+def numbers(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def kl_in_words(mean, log_var):
+    """The same divergence from E_q log q - E_q log p, in float64."""
+    mean, log_var = np.float64(mean), np.float64(log_var)
+    entropy = 0.5 * np.sum(np.log(2 * np.pi * np.e) + log_var, axis=-1)
+    cross = 0.5 * np.sum(np.log(2 * np.pi) + mean**2 + np.exp(log_var), axis=-1)
+    return cross - entropy
+
+
+def test_kl_of_fixed_numbers():
+    # KL(N(1, 1) || N(0, 1)) = 1/2; KL(N(0, 4) || N(0, 1)) = (4 - 1 - log 4) / 2; both coordinates add
+    log4 = np.log(4.0)
+    got = kl_standard_normal(jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 0], [0, log4], [0, log4]]))
+    want = [0.5, (3 - log4) / 2, 0.5 + (3 - log4) / 2]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_kl_is_cross_entropy_less_entropy():
+    mean, log_var = numbers(0, 7, 5), numbers(1, 7, 5)
+    np.testing.assert_allclose(kl_standard_normal(mean, log_var), kl_in_words(mean, log_var), rtol=1e-5)
+
+
+def test_kl_agrees_with_monte_carlo():
+    mean, log_var = numbers(2, 1, 4), numbers(3, 1, 4)
+    std = np.exp(0.5 * np.float64(log_var))
+    z = mean + std * np.random.default_rng(4).normal(size=(200_000, 4))
+    ratio = np.sum(stats.norm.logpdf(z, mean, std) - stats.norm.logpdf(z), axis=1)
+    error = np.std(ratio) / np.sqrt(len(ratio))
+    assert abs(float(kl_standard_normal(mean, log_var)[0]) - ratio.mean()) < 5 * error
+
+
+def test_kl_is_zero_only_at_the_standard_normal():
+    at = float(kl_standard_normal(jnp.zeros((1, 3)), jnp.zeros((1, 3)))[0])
+    assert at == 0.0
+    for seed in range(5):
+        assert np.all(kl_standard_normal(numbers(seed, 9, 3), numbers(seed + 5, 9, 3)) > 1e-3)
+
+
+def test_kl_gradient_is_mean_and_half_of_variance_less_one():
+    mean, log_var = numbers(5, 4, 3), numbers(6, 4, 3)
+    g_mean, g_log_var = jax.grad(lambda m, l: jnp.sum(kl_standard_normal(m, l)), (0, 1))(mean, log_var)
+    np.testing.assert_allclose(g_mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(g_log_var, 0.5 * (np.exp(log_var) - 1.0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 1.0, 3.0])
+def test_gaussian_is_scipys_log_density_summed(sigma):
+    x, mu = numbers(7, 6, 4, 4, 3), numbers(8, 6, 4, 4, 3)
+    want = stats.norm.logpdf(np.float64(x), np.float64(mu), sigma).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(gaussian(sigma).log_prob(x, mu), want, rtol=1e-5)
+
+
+def test_gaussian_density_integrates_to_one():
+    grid = np.linspace(-6.0, 6.0, 4001, dtype=np.float32)[:, None]
+    density = np.exp(np.float64(gaussian(0.4).log_prob(grid, np.full_like(grid, 0.3))))
+    assert abs(np.trapezoid(density, grid[:, 0]) - 1.0) < 1e-4
+
+
+def test_gaussian_of_sigma_one_has_the_gradient_of_half_the_squared_error():
+    x, mu = numbers(9, 3, 5), numbers(10, 3, 5)
+    got = jax.grad(lambda m: -jnp.sum(gaussian(1.0).log_prob(x, m)))(mu)
+    want = jax.grad(lambda m: 0.5 * jnp.sum((x - m) ** 2))(mu)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_gaussian_gradient_scales_with_the_inverse_variance():
+    x, mu = numbers(9, 3, 5), numbers(10, 3, 5)
+    got = jax.grad(lambda m: jnp.sum(gaussian(0.1).log_prob(x, m)))(mu)
+    np.testing.assert_allclose(got, (x - mu) / 0.01, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
+def test_gaussian_refuses_a_deviation_that_is_not_positive(sigma):
+    with pytest.raises(InputError, match="sigma must be positive"):
+        gaussian(sigma)
+
+
+def test_bernoulli_of_fixed_numbers():
+    # logit log 3 is p = 3/4; x = 1 is y = 1, x = -1 is y = 0, x = 0 is y = 1/2
+    logits = jnp.full((3, 2), np.log(3.0), jnp.float32)
+    x = jnp.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 1.0]])
+    want = [2 * np.log(0.75), 2 * np.log(0.25), 0.5 * np.log(0.75 * 0.25) + np.log(0.75)]
+    np.testing.assert_allclose(bernoulli().log_prob(x, logits), want, rtol=1e-6)
+
+
+def test_bernoulli_is_scipys_for_black_and_white_images():
+    logits, bits = numbers(11, 5, 6), np.random.default_rng(12).integers(0, 2, (5, 6))
+    want = stats.bernoulli.logpmf(bits, 1 / (1 + np.exp(-np.float64(logits)))).sum(axis=1)
+    np.testing.assert_allclose(bernoulli().log_prob(2.0 * bits - 1.0, logits), want, rtol=1e-5)
+
+
+def test_bernoulli_gradient_is_y_less_p():
+    logits, y = numbers(13, 4, 5), np.random.default_rng(14).uniform(size=(4, 5)).astype(np.float32)
+    got = jax.grad(lambda l: jnp.sum(bernoulli().log_prob(2 * y - 1, l)))(logits)
+    np.testing.assert_allclose(got, y - 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-1e6, -200.0, 200.0, 1e6])
+@pytest.mark.parametrize("x", [-1.0, 0.3, 1.0])
+def test_bernoulli_stays_finite_where_the_decoder_is_sure(logit, x):
+    value, gradient = jax.value_and_grad(lambda l: bernoulli().log_prob(jnp.full((1, 1), x), l)[0])(jnp.array([[logit]]))
+    y = (x + 1) / 2
+    np.testing.assert_allclose(value, y * min(logit, 0) + (1 - y) * min(-logit, 0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, [[y - (logit > 0)]], atol=1e-6)
+
+
+def test_the_mean_of_a_likelihood_is_an_image():
+    output = jnp.array([[-50.0, -1.0, 0.0, 1.0, 50.0]])
+    np.testing.assert_allclose(bernoulli().mean(output), 2 / (1 + np.exp(-np.float64(output))) - 1, atol=1e-6)
+    np.testing.assert_allclose(gaussian().mean(output), [[-1.0, -1.0, 0.0, 1.0, 1.0]])
+
+
+def test_sums_run_in_float32_whatever_the_input():
+    # 4,096 ones added one by one in bfloat16 stop at 256
+    assert total(jnp.ones((2, 64, 64), jnp.bfloat16)).tolist() == [4096.0, 4096.0]
+
+
+def test_likelihoods_of_bfloat16_outputs_are_summed_in_float32():
+    x, mu = jnp.ones((1, 4096)), jnp.zeros((1, 4096), jnp.bfloat16)
+    np.testing.assert_allclose(gaussian().log_prob(x, mu), [4096 * stats.norm.logpdf(1.0)], rtol=1e-5)
+    np.testing.assert_allclose(bernoulli().log_prob(x, mu), [4096 * np.log(0.5)], rtol=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.float64(x)))
+
+
+def test_non_saturating_is_its_formula():
+    real, fake = numbers(15, 8) * 3, numbers(16, 8) * 3
+    game = non_saturating()
+    want = -np.log(sigmoid(real)) - np.log(1 - sigmoid(fake))
+    np.testing.assert_allclose(game.critic(real, fake), want, rtol=1e-5)
+    np.testing.assert_allclose(game.generator(real, fake), -np.log(sigmoid(fake)), rtol=1e-5)
+
+
+def test_non_saturating_gradients_are_their_formulas():
+    real, fake = numbers(17, 8) * 3, numbers(18, 8) * 3
+    game = non_saturating()
+    by_real, by_fake = jax.grad(lambda r, f: jnp.sum(game.critic(r, f)), (0, 1))(real, fake)
+    np.testing.assert_allclose(by_real, sigmoid(real) - 1, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_fake, sigmoid(fake), rtol=1e-4, atol=1e-6)
+    of_generator = jax.grad(lambda f: jnp.sum(game.generator(real, f)))(fake)
+    np.testing.assert_allclose(of_generator, sigmoid(fake) - 1, rtol=1e-4, atol=1e-6)
+
+
+def test_the_generator_keeps_its_gradient_where_the_critic_is_sure():
+    # log(1 - D) would give -sigmoid(-40) = -4e-18 here
+    score = jnp.array([-40.0, -1e4])
+    np.testing.assert_allclose(jax.grad(lambda f: jnp.sum(non_saturating().generator(f, f)))(score), [-1.0, -1.0])
+
+
+def test_the_best_critic_scores_the_log_density_ratio():
+    # D* = p / (p + q) (Goodfellow et al. 2014, proposition 1): the critic's derivative vanishes at score log(p / q)
+    p, q = jnp.array([0.1, 0.5, 3.0]), jnp.array([0.4, 0.5, 0.2])
+
+    def expected(score):
+        game = non_saturating()
+        on_real, on_fake = game.critic(score, -jnp.inf), game.critic(jnp.inf, score)
+        return jnp.sum(p * on_real + q * on_fake)
+
+    np.testing.assert_allclose(jax.grad(expected)(jnp.log(p / q)), np.zeros(3), atol=1e-6)
