@@ -12,7 +12,7 @@ from jaxgen.sampling import ddim, iterate, uniform
 from jaxgen.schedules import cosine
 
 
-def experiment(*, steps: int = 4000, batch: int = 128, lr: float = 1e-3, width: int = 32) -> Experiment:
+def experiment(*, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: int = 32) -> Experiment:
     """A UNet that predicts v on the cosine schedule, drawn by 50 steps of DDIM.
 
     Args:

@@ -27,7 +27,9 @@ def kl_in_words(mean, log_var):
 def test_kl_of_fixed_numbers():
     # KL(N(1, 1) || N(0, 1)) = 1/2; KL(N(0, 4) || N(0, 1)) = (4 - 1 - log 4) / 2; both coordinates add
     log4 = np.log(4.0)
-    got = kl_standard_normal(jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 0], [0, log4], [0, log4]]))
+    got = kl_standard_normal(
+        jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 0], [0, log4], [0, log4]])
+    )
     want = [0.5, (3 - log4) / 2, 0.5 + (3 - log4) / 2]
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -115,7 +117,9 @@ def test_bernoulli_gradient_is_y_less_p():
 @pytest.mark.parametrize("logit", [-1e6, -200.0, 200.0, 1e6])
 @pytest.mark.parametrize("x", [-1.0, 0.3, 1.0])
 def test_bernoulli_stays_finite_where_the_decoder_is_sure(logit, x):
-    value, gradient = jax.value_and_grad(lambda l: bernoulli().log_prob(jnp.full((1, 1), x), l)[0])(jnp.array([[logit]]))
+    value, gradient = jax.value_and_grad(lambda l: bernoulli().log_prob(jnp.full((1, 1), x), l)[0])(
+        jnp.array([[logit]])
+    )
     y = (x + 1) / 2
     np.testing.assert_allclose(value, y * min(logit, 0) + (1 - y) * min(-logit, 0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, [[y - (logit > 0)]], atol=1e-6)

@@ -96,7 +96,7 @@ def test_a_schedule_passes_through_jit_as_an_argument():
     assert float(alpha(linear(), t)) != float(alpha(cosine(), t)) and len(traces) == 1
 
 
-# --- the forward process -----------------------------------------------------------------------------------------------
+# --- the forward process ----------------------------------------------------------------------------------------------
 
 
 def test_many_steps_have_the_mean_and_the_variance_of_one():
@@ -144,7 +144,8 @@ def diffused(t, seed=3):
     """(alpha, sigma, x_0, eps, x_t) at the times t [B], x: [B, 5]."""
     x0, eps = np.random.default_rng(seed).normal(size=(2, len(t), 5)).astype(np.float32)
     schedule = linear()
-    a, s = like(schedule.alpha(t), x0), like(schedule.sigma(t), x0)
+    # as numpy arrays: the algebra below is then float32 arithmetic without a compilation
+    a, s = (np.asarray(like(f(t), x0)) for f in (schedule.alpha, schedule.sigma))
     return a, s, x0, eps, a * x0 + s * eps
 
 
@@ -190,5 +191,5 @@ def test_v_is_its_formula_and_a_rotation():
 
 
 def test_an_unknown_parametrisation_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="'eta'.*eps, x0, v"):
+    with pytest.raises(InputError, match=r"'eta'.*eps, x0, v"):
         parametrisation("eta")

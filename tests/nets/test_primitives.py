@@ -195,6 +195,7 @@ def test_negative_padding_crops():
         (lambda x, w: conv(x, w, stride=0), "stride is 0"),
         (lambda x, w: conv(x, w, dilation=(1, 1.5)), "dilation is \\(1, 1.5\\)"),
         (lambda x, w: conv(x, w, padding="same"), "padding is 'same'"),
+        (lambda x, w: conv(x, w, padding=(1, 1)), "padding is \\(1, 1\\)"),
         (lambda x, w: conv(x[:, :2, :2], w, padding="VALID"), "does not fit images of \\(2, 2\\)"),
         (lambda x, w: conv_transpose(x, w, padding=20), "does not fit"),
         (lambda x, w: dense(x, w[0, 0, :3]), "\\[..., I\\] and \\[I, O\\]"),
@@ -217,6 +218,7 @@ def test_dense_is_an_affine_map():
     x, w, b = normal(0, (2, 3, 4), (4, 5), (5,))
     assert_close(dense(x, w, b), jnp.einsum("abi,io->abo", x, w) + b)
     assert_close(dense(x, w), jnp.einsum("abi,io->abo", x, w))
+    assert_close(dense(x[0, 0], w), x[0, 0] @ w)
 
 
 def naive(q, k, v):
@@ -274,7 +276,7 @@ def test_attention_does_not_overflow():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxgen.nets.primitives import attention, conv, conv_transpose
+from jaxgen.nets.primitives import attention, conv, conv_transpose, dense
 
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -284,7 +286,7 @@ x, w, v = (jnp.asarray(0.3 * rng.normal(size=s), jnp.float32) for s in ((16, 8, 
 
 def network(params, x):
     w, v = params
-    tokens = jnp.repeat(conv(x, w).reshape(x.shape[0], 64, 1, 4), 4, axis=1)
+    tokens = jnp.repeat(dense(conv(x, w), w[0, 0]).reshape(x.shape[0], 64, 1, 4), 4, axis=1)
     attended = attention(tokens, tokens, tokens)[:, ::4].reshape(x.shape)
     return jnp.sin(conv_transpose(conv(attended, w, stride=2), v)).sum((1, 2, 3))
 

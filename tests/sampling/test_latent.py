@@ -51,8 +51,11 @@ STATE = TrainState(
 )
 
 
+SLERP = jax.jit(slerp)
+
+
 def arc(a, b, s):
-    return np.asarray(slerp(jnp.asarray(a), jnp.asarray(b), s))
+    return np.asarray(SLERP(a, b, s))
 
 
 def norms(x):
@@ -105,7 +108,9 @@ def test_the_rows_of_an_interpolation_keep_their_labels():
     # batch=4 cuts the 3 x 5 images in the middle of rows
     images = interpolate(MODEL, STATE, jnp.asarray(A), jnp.asarray(B), 5, condition=np.array([2, 0, 1]), batch=4)
     plain = interpolate(MODEL, STATE, jnp.asarray(A), jnp.asarray(B), 5)
-    np.testing.assert_allclose(images - plain, np.float32([2, 0, 1]).reshape(3, 1, 1, 1, 1) * np.ones_like(plain), atol=1e-5)
+    np.testing.assert_allclose(
+        images - plain, np.float32([2, 0, 1]).reshape(3, 1, 1, 1, 1) * np.ones_like(plain), atol=1e-5
+    )
 
 
 def test_a_row_shares_the_sampler_s_noise():

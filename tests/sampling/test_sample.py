@@ -46,8 +46,10 @@ STOCHASTIC = iterate(ddpm(SCHEDULE), uniform(5))
 def test_an_image_depends_on_its_key_and_place_only():
     whole = sample(PLAIN, state(), KEY, 20, sampler=STOCHASTIC)
     assert whole.shape == (20, 2)
-    for n, batch in ((1, 64), (7, 64), (20, 8), (13, 4), (20, 1)):
-        np.testing.assert_allclose(sample(PLAIN, state(), KEY, n, sampler=STOCHASTIC, batch=batch), whole[:n], atol=1e-6)
+    for n, batch in ((7, 64), (20, 8), (3, 1)):
+        np.testing.assert_allclose(
+            sample(PLAIN, state(), KEY, n, sampler=STOCHASTIC, batch=batch), whole[:n], atol=1e-6
+        )
     assert len(np.unique(np.round(whole, 4), axis=0)) == 20
     assert np.all(np.abs(sample(PLAIN, state(), jax.random.key(1), 20, sampler=STOCHASTIC) - whole) > 0)
 
@@ -59,7 +61,9 @@ def test_an_image_depends_on_its_own_label_only():
     for k in range(3):
         np.testing.assert_allclose(sample(LABELLED, state(), KEY, 11, k)[label == k], whole[label == k], atol=1e-6)
     free = sample(LABELLED, state(), KEY, 11)
-    np.testing.assert_allclose(np.arctanh(whole) - np.arctanh(free), np.repeat(OFFSETS[label][:, None], 2, 1), atol=1e-3)
+    np.testing.assert_allclose(
+        np.arctanh(whole) - np.arctanh(free), np.repeat(OFFSETS[label][:, None], 2, 1), atol=1e-3
+    )
 
 
 def test_the_prior_s_noise_and_the_walk_s_are_different_draws():
@@ -81,7 +85,9 @@ def test_a_stream_is_the_sample_in_pieces():
 def test_generate_is_the_sampler_of_given_noise():
     noise = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
     keys = jax.random.split(KEY, 5)
-    np.testing.assert_allclose(generate(PLAIN, state(0.3, 0.1), keys, noise, batch=2), np.tanh(0.3 * noise + 0.1), atol=1e-6)
+    np.testing.assert_allclose(
+        generate(PLAIN, state(0.3, 0.1), keys, noise, batch=2), np.tanh(0.3 * noise + 0.1), atol=1e-6
+    )
     label = np.array([2, 0, 1, 1, 2])
     want = np.tanh(0.3 * noise + 0.1 + OFFSETS[label][:, None])
     np.testing.assert_allclose(generate(LABELLED, state(0.3, 0.1), keys, noise, label, batch=2), want, atol=1e-6)
@@ -170,9 +176,9 @@ def test_the_variance_of_ddpm_does_not_cause_a_compilation():
 def test_few_batch_sizes_are_compiled_for_many_numbers_of_images():
     traces = []
     model = toy(traces=traces)
-    for n in range(1, 65):
-        assert sample(model, state(), KEY, n).shape == (n, 2)
-    assert len(traces) <= 7  # 1, 2, 4, ..., 64
+    for n in range(1, 20):
+        assert sample(model, state(), KEY, n, batch=8).shape == (n, 2)
+    assert len(traces) <= 4  # 1, 2, 4, 8
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -218,7 +224,7 @@ def test_sizes_below_one_are_refused(options):
 def test_a_sampler_by_name_is_the_one_by_hand():
     by_hand = sample(PLAIN, state(), KEY, 4, sampler=iterate(ddim(SCHEDULE), uniform(7), clip=1.0))
     np.testing.assert_array_equal(sample(PLAIN, state(), KEY, 4, sampler=named(PLAIN, "ddim", 7)), by_hand)
-    with pytest.raises(InputError, match="'euler'.*ddim, ddpm"):
+    with pytest.raises(InputError, match=r"'euler'.*ddim, ddpm"):
         named(PLAIN, "euler", 7)
     with pytest.raises(InputError, match="one step"):
         named(PLAIN._replace(schedule=None), "ddim", 7)

@@ -1,0 +1,5 @@
+"""`python -m jaxgen` is the command line."""
+
+from jaxgen.cli import main
+
+main()

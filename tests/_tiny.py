@@ -1,0 +1,119 @@
+"""Tiny experiments, and `jaxgen` commands in processes of their own that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.experiment import load_run
+
+TINY = Path(__file__).parent / "tiny"
+FAMILIES = ("vae", "gan", "diffusion")
+
+# Processes are forked from a server that has the imports done and no device opened: real ones, ready at once.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["jaxgen.cli", "jaxgen.experiment", "jaxgen.families", "orbax.checkpoint", "PIL.Image", "tensorboardX", "tyro"]
+)
+
+
+def tiny(family: str) -> Path:
+    """The experiment of a family."""
+    return TINY / f"{family}.py"
+
+
+class Home:
+    """Where a test session keeps its cache of data and one finished run of each family, trained when first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        os.environ["JAXGEN_CACHE"] = str(folder / "cache")
+
+    def run(self, family: str) -> Path:
+        """The run of a family, uninterrupted: not to be changed."""
+        workdir = self.folder / family
+        if not workdir.exists():
+            process = Process(self.folder / f"{family}.log", "train", tiny(family), "--workdir", workdir)
+            assert process.end() == 0, process.err.read_text()
+        return workdir
+
+    def copy(self, family: str, to: Path) -> Path:
+        """A run of one's own."""
+        return shutil.copytree(self.run(family), to)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    folder = tmp_path_factory.getbasetemp() / "jaxgen_tiny"  # one for every module that imports this fixture
+    folder.mkdir(exist_ok=True)
+    return Home(folder)
+
+
+class Process:
+    """`jaxgen ARGUMENTS` with its output in files beside `log`; env: set before a device is opened."""
+
+    def __init__(self, log: Path, *arguments: object, **env: str):
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        env = {name: os.environ[name] for name in os.environ if "JAX" in name} | env
+        self.process = _CONTEXT.Process(
+            target=_main, args=([*map(str, arguments)], str(self.out), str(self.err), env), daemon=True
+        )
+        self.process.start()
+
+    def end(self) -> int:
+        """The exit code."""
+        self.process.join(120)
+        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
+        return self.process.exitcode
+
+    def kill_when(self, ready: Callable[[], bool], delay: float = 0.0) -> None:
+        """SIGKILL, `delay` seconds after `ready()`."""
+        self.wait_for(ready)
+        time.sleep(delay)
+        self.process.kill()
+        assert self.end() == -9, "the run was over before it could be killed"
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        limit = time.monotonic() + 120
+        while not ready():
+            assert self.process.is_alive() and time.monotonic() < limit, self.err.read_text()
+            time.sleep(0.0005)
+
+
+def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    from jaxgen import cli
+
+    cli.main(arguments)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a file, without what a progress bar wrote before it."""
+    return path.read_text().splitlines()[-1].split("\r")[-1]
+
+
+def leaves(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """(step, every array of the newest checkpoint by its path), keys as their integers."""
+    run = load_run(workdir)
+    named = jax.tree.leaves_with_path(run.state)
+    data = {jax.tree_util.keystr(path): x for path, x in named}
+    keys = {p: x for p, x in data.items() if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)}
+    data |= {p: jax.random.key_data(x) for p, x in keys.items()}
+    return run.step, {p: np.asarray(x) for p, x in data.items()}
+
+
+def assert_same_runs(a: Path, b: Path) -> None:
+    """Bit for bit the same newest checkpoint."""
+    (step, ours), (other, theirs) = leaves(a), leaves(b)
+    assert step == other and list(ours) == list(theirs)
+    assert [p for p in ours if ours[p].tobytes() != theirs[p].tobytes()] == []

@@ -1,0 +1,264 @@
+"""Networks: shapes at every image size, types, conditions and normalisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.nets import network
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.layers import BatchNorm
+from jaxgen.nets.mlp import MLP, MLPDenoiser
+from jaxgen.nets.network import parameter_count
+from jaxgen.nets.unet import UNet, time_features
+from jaxgen.types import InputError
+
+KEY = jax.random.key(0)
+USUAL = [(8, 8, 1), (8, 8, 3), (28, 28, 1), (32, 32, 3), (64, 64, 3)]
+ODD = [(1, 1, 1), (5, 7, 2), (30, 30, 1), (8, 32, 1), (3, 64, 1)]
+N, LATENT = 2, 5
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def described(net, *inputs, train=False):
+    """(output, parameters) as shapes and types: traced, not compiled."""
+    params, stats = jax.eval_shape(net.init, KEY, *inputs)
+    apply = lambda *args: net.apply(*args, train=train)  # noqa: E731
+    return jax.eval_shape(apply, params, stats, *inputs)[0], params
+
+
+def image_networks(shape, **options):
+    """{name: (network, inputs, output shape)}; a denoiser's inputs begin with the image and the time."""
+    x, z, t = jnp.zeros((N, *shape)), jnp.zeros((N, LATENT)), jnp.ones(N)
+    unet = UNet(8, (1, 2), blocks=1, attention_at=(4,), **options)
+    return {
+        "mlp": (network(MLP(shape, (8,), **options)), (z,), x.shape),
+        "generator": (network(DCGANGenerator(shape, width=4, **options)), (z,), x.shape),
+        "critic": (network(DCGANCritic(width=4, **options)), (x,), (N,)),
+        "encoder": (network(ConvEncoder(2 * LATENT, width=4, hidden=8, **options)), (x,), (N, 2 * LATENT)),
+        "decoder": (network(ConvDecoder(shape, width=4, hidden=8, **options)), (z,), x.shape),
+        "unet": (network(unet), (x, t), x.shape),
+    }
+
+
+NAMES = list(image_networks((8, 8, 1)))
+ANY_SIZE = [name for name in NAMES if name != "unet"]
+
+
+@pytest.mark.parametrize("shape", USUAL, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_output_has_its_shape_at_every_usual_size(name, shape):
+    net, inputs, want = image_networks(shape)[name]
+    for train in (False, True):
+        output, _ = described(net, *inputs, train=train)
+        assert output.shape == want and output.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", ODD, ids=str)
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_the_output_has_its_shape_at_any_size(name, shape):
+    net, inputs, want = image_networks(shape)[name]
+    assert described(net, *inputs)[0].shape == want
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 1), (8, 9, 1), (30, 30, 1)], ids=str)
+def test_a_unet_says_which_sizes_it_takes(shape):
+    net = network(UNet(8, (1, 2, 2), blocks=1))
+    with pytest.raises(InputError, match="divisible by 4") as error:
+        described(net, jnp.zeros((N, *shape)), jnp.ones(N))
+    assert "\n" not in str(error.value)
+
+
+def test_a_unet_says_which_heads_it_takes():
+    with pytest.raises(InputError, match="8 channels cannot be split into 3"):
+        described(network(UNet(8, (1,), blocks=1, heads=3)), jnp.zeros((N, 8, 8, 1)), jnp.ones(N))
+
+
+def test_points_have_a_denoiser_too():
+    output, _ = described(network(MLPDenoiser(16, 2)), jnp.zeros((N, 3)), jnp.ones(N))
+    assert output.shape == (N, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_keeps_its_parameters_and_outputs_in_float32(name):
+    net, inputs, _ = image_networks((8, 8, 1), dtype=jnp.bfloat16)[name]
+    output, params = described(net, *inputs, train=True)
+    assert output.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+def filled(net, *inputs):
+    """(params, stats) of size one: those that begin near zero would compare nothing. Traced, not compiled."""
+    rng = np.random.default_rng(0)
+    params, stats = jax.eval_shape(net.init, KEY, *inputs)
+
+    def random(leaf):
+        return np.float32(rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1])))
+
+    return jax.tree.map(random, params), jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), stats)
+
+
+def small_unet(**options):
+    return network(UNet(8, (1, 2), blocks=1, attention_at=(4,), classes=3, **options))
+
+
+X, TIMES, LABELS = normal(0, N, 4, 4, 1), jnp.array([0.2, 0.9]), jnp.array([0, 1])
+
+
+@pytest.fixture(scope="module")
+def unet():
+    net = small_unet()
+    apply, (params, stats) = jax.jit(net.apply), filled(net, X, TIMES, LABELS)
+    return apply, params, stats, apply(params, stats, X, TIMES, LABELS)[0]
+
+
+def assert_close_to_half(one, half):
+    """Rounded to 8 bits and not to 24, layer after layer: a few per cent, and not nothing."""
+    scale = np.std(one)
+    assert scale > 1e-3
+    assert 1e-4 < np.sqrt(np.mean((np.asarray(half) - one) ** 2)) / scale < 0.1
+
+
+@pytest.mark.parametrize("name", ["mlp", "generator", "critic", "encoder", "decoder"])
+def test_half_precision_is_close_to_float32(name):
+    outputs = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        net, inputs, _ = image_networks((8, 8, 1), dtype=dtype)[name]
+        outputs.append(jax.jit(net.apply)(*filled(net, *inputs), normal(1, *inputs[0].shape))[0])
+    assert_close_to_half(*outputs)
+
+
+def test_half_precision_is_close_to_float32_in_a_unet(unet):
+    _, params, stats, one = unet
+    half, _ = jax.jit(small_unet(dtype=jnp.bfloat16).apply)(params, stats, X, TIMES, LABELS)
+    assert_close_to_half(one, half)
+
+
+def test_a_unet_begins_near_zero_and_not_at_zero(unet):
+    apply, *_ = unet
+    params, stats = jax.jit(small_unet().init)(KEY, X, TIMES, LABELS)
+    assert 0 < np.max(np.abs(apply(params, stats, X, TIMES, LABELS)[0])) < 1e-2
+
+
+def moved(one, other):
+    """The largest change of each example's output."""
+    return np.abs(np.asarray(one) - np.asarray(other)).reshape(N, -1).max(axis=1)
+
+
+def test_a_unet_listens_to_each_example_s_label_and_time(unet):
+    apply, params, stats, one = unet
+    by_label = moved(one, apply(params, stats, X, TIMES, jnp.array([0, 2]))[0])
+    assert by_label[0] < 1e-5 and by_label[1] > 1e-3  # the other image's label is not its own
+    by_time = moved(one, apply(params, stats, X, jnp.array([0.2, 0.5]), LABELS)[0])
+    assert by_time[0] < 1e-5 and by_time[1] > 1e-3
+
+
+def test_no_label_is_the_label_after_the_last():
+    net, x = network(MLPDenoiser(8, 1, classes=3)), normal(6, N, 2)
+    params, stats = filled(net, x, TIMES, LABELS)
+    none = net.apply(params, stats, x, TIMES, None)[0]
+    assert np.max(moved(none, net.apply(params, stats, x, TIMES, jnp.array([3, 3]))[0])) < 1e-6
+    assert np.min(moved(none, net.apply(params, stats, x, TIMES, LABELS)[0])) > 1e-3
+    assert described(small_unet(), X, TIMES)[0].shape == X.shape  # a UNet takes none, too
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_a_conditional_network_listens_to_its_label_and_needs_one(name):
+    net, inputs, _ = image_networks((4, 4, 1), classes=3)[name]
+    x = normal(2, *inputs[0].shape)
+    params, stats = filled(net, x, LABELS)
+    apply = jax.jit(net.apply)
+    change = moved(*(apply(params, stats, x, jnp.array(label))[0] for label in ([0, 1], [0, 2])))
+    assert change[0] < 1e-5 < 1e-3 < change[1]
+    with pytest.raises(InputError, match="conditional: give a label, 0 to 2"):
+        described(net, *inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unconditional_network_ignores_a_label(name):
+    net, inputs, _ = image_networks((4, 4, 1))[name]
+    params, stats = filled(net, *inputs)
+    traced = jax.make_jaxpr(lambda label: net.apply(params, stats, *inputs, label)[0])(LABELS).jaxpr
+    (label,) = traced.invars
+    assert traced.eqns and not any(used is label for equation in traced.eqns for used in equation.invars)
+
+
+def test_a_label_that_is_not_an_integer_is_refused():
+    net, inputs, _ = image_networks((4, 4, 1), classes=3)["mlp"]
+    with pytest.raises(InputError, match="integer"):
+        described(net, *inputs, jnp.array([0.0, 1.0]))
+
+
+def test_outputs_of_generators_are_images():
+    net, inputs, _ = image_networks((8, 8, 1))["generator"]
+    image = jax.jit(net.apply)(*filled(net, *inputs), 100 * normal(4, N, LATENT))[0]
+    assert 0.9 < np.max(np.abs(image)) <= 1.0
+
+
+def test_the_key_alone_makes_the_parameters():
+    net, inputs, _ = image_networks((8, 8, 1))["mlp"]
+    init = jax.jit(net.init)
+    one, same, other = (init(key, *inputs)[0] for key in (KEY, KEY, jax.random.key(1)))
+    pairs = list(zip(*map(jax.tree.leaves, (one, same, other)), strict=True))
+    assert all(np.array_equal(a, b) for a, b, _ in pairs)
+    assert all(np.any(a != c) for a, _, c in pairs if np.any(a))  # biases begin at zero
+
+
+def test_parameters_are_counted():
+    params, _ = jax.eval_shape(network(MLP((3,), (7,))).init, KEY, jnp.zeros((N, 5)))
+    assert parameter_count(params) == 5 * 7 + 7 + 7 * 3 + 3
+
+
+# --- batch normalisation ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batch_norm():
+    net = network(BatchNorm())
+    x = 3.0 * normal(5, 64, 4, 4, 2) + jnp.array([2.0, -5.0])
+    params, stats = net.init(KEY, x)
+    return jax.jit(net.apply, static_argnames="train"), params, stats, x
+
+
+def moments(x):
+    return np.mean(np.float64(x), axis=(0, 1, 2)), np.var(np.float64(x), axis=(0, 1, 2))
+
+
+def test_in_training_a_batch_has_mean_zero_and_variance_one_before_the_affine_map(batch_norm):
+    apply, params, stats, x = batch_norm
+    mean, var = moments(apply(params, stats, x, train=True)[0])
+    np.testing.assert_allclose(mean, 0.0, atol=1e-5)
+    np.testing.assert_allclose(var, 1.0, atol=1e-4)
+    affine = jax.tree.map(lambda a: a * 0 + 3.0, params)  # gamma = beta = 3
+    mean, var = moments(apply(affine, stats, x, train=True)[0])
+    np.testing.assert_allclose(mean, 3.0, atol=1e-4)
+    np.testing.assert_allclose(var, 9.0, atol=1e-3)
+
+
+def test_running_averages_converge_to_the_moments_of_the_batch(batch_norm):
+    apply, params, stats, x = batch_norm
+    mean, var = moments(x)
+    for n in range(1, 61):
+        _, stats = apply(params, stats, x, train=True)
+        if n in (1, 5, 60):
+            kept = 0.9**n  # of the beginning, mean 0 and variance 1
+            running = stats["batch_stats"]["norm"]
+            np.testing.assert_allclose(running["mean"], (1 - kept) * mean, rtol=1e-4)
+            np.testing.assert_allclose(running["var"], kept + (1 - kept) * var, rtol=1e-4)
+    # and what they normalise when not training is nearly what the batch's own do
+    trained, _ = apply(params, stats, x, train=True)
+    used, same = apply(params, stats, x, train=False)
+    np.testing.assert_allclose(used, trained, atol=0.02)
+    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (same, stats)), strict=True))
+
+
+def test_time_features_tell_times_apart():
+    features = time_features(jnp.linspace(0, 1, 1001), 16)
+    assert features.shape == (1001, 16)
+    assert len(np.unique(np.round(features, 3), axis=0)) == 1001
+    np.testing.assert_allclose(features[0], [1.0] * 8 + [0.0] * 8, atol=1e-6)
+    i = np.arange(8)
+    np.testing.assert_allclose(features[500, :8], np.cos(500 * 10000.0 ** (-i / 8)), atol=1e-3)

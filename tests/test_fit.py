@@ -1,0 +1,204 @@
+"""Whole runs: killed, stopped, damaged and continued, they end where an uninterrupted run ends, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from _tiny import FAMILIES, Home, Process, assert_same_runs, home, last_line, leaves, tiny
+
+import jaxgen
+from jaxgen import checkpoint, cli, records
+from jaxgen.experiment import Diverged, load_run
+from jaxgen.types import InputError
+
+__all__ = ["home"]
+STEPS = 120  # of a tiny run, which saves and logs every 10
+
+
+def saved(workdir: Path, step: int) -> bool:
+    return (checkpoint.latest(workdir / "checkpoints") or 0) >= step
+
+
+def saving(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint is being written that is not whole yet."""
+    names = [p.name for p in (workdir / "checkpoints").glob("*tmp*")]
+    return any(int(name.split(".")[0]) >= step for name in names)
+
+
+def train(capsys: pytest.CaptureFixture, *arguments: object) -> list[str]:
+    """The lines that a training run says, here in this process."""
+    cli.main(["train", *map(str, arguments)])
+    return capsys.readouterr().err.splitlines()
+
+
+def refused(capsys: pytest.CaptureFixture, code: int, *arguments: object) -> str:
+    """The last line of a run that ends with `code`."""
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", *map(str, arguments)])
+    assert error.value.code == code
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def logged(workdir: Path) -> list[int]:
+    return [record["step"] for record in records.read(workdir)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(home: Home, tmp_path, family):
+    workdir, chance = tmp_path / "run", random.Random(family)
+    moments = [
+        (lambda: saving(workdir, 30), 0.0),  # inside a save
+        (lambda: saved(workdir, 50), chance.uniform(0.0, 0.05)),
+    ]
+    if family == "vae":  # before there is anything to go on from
+        moments.insert(0, (lambda: (workdir / "settings.json").exists(), chance.uniform(0.0, 0.5)))
+    for i, (moment, delay) in enumerate(moments):
+        Process(tmp_path / f"{i}.log", "train", tiny(family), "--workdir", workdir).kill_when(moment, delay)
+    last = Process(tmp_path / "last.log", "train", tiny(family), "--workdir", workdir)
+    assert last.end() == 0, last.err.read_text()
+    assert_same_runs(workdir, home.run(family))
+    assert logged(workdir) == list(range(10, STEPS + 1, 10))
+
+
+def test_a_checkpoint_has_everything_that_a_run_goes_on_from(home: Home):
+    """Otherwise equal checkpoints would not mean equal runs."""
+    step, arrays = leaves(home.run("gan"))
+    assert step == STEPS and arrays[".step"] == STEPS
+    parts = {path.split("[")[0].split(".", 2)[1] for path in arrays}
+    assert parts == {"step", "key", "params", "opt", "extra", "ema"}
+    counts = {path: int(x) for path, x in arrays.items() if path.endswith(".count")}
+    turns = {path.split("'")[1]: n for path, n in counts.items()}
+    assert turns == {"critic": 2 * STEPS, "generator": STEPS}
+
+
+def test_sigterm_saves_says_so_in_one_line_and_goes_on(home: Home, tmp_path):
+    workdir, reference = tmp_path / "run", home.run("vae")
+    command = [Path(sys.executable).with_name("jaxgen"), "train", tiny("vae"), "--workdir", workdir]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+        while not saved(workdir, 20):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    step = checkpoint.latest(workdir / "checkpoints")
+    assert step is not None and 20 <= step < STEPS
+    bar, *lines = err.splitlines()
+    assert "jaxgen" not in bar
+    assert lines == [f"jaxgen: stopped by SIGTERM: saved step {step} in {workdir}; the same command goes on"]
+    assert Process(tmp_path / "again.log", "train", tiny("vae"), "--workdir", workdir).end() == 0
+    assert_same_runs(workdir, reference)
+
+
+def test_a_damaged_newest_checkpoint_costs_one_line_and_nothing_else(home: Home, tmp_path, capsys):
+    workdir = home.copy("vae", tmp_path / "run")
+    newest = workdir / "checkpoints" / str(STEPS)
+    for file in (newest / "state").rglob("d/*"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    first, *others = train(capsys, tiny("vae"), "--workdir", workdir)
+    assert f"checkpoint step {STEPS} in {newest.parent} is damaged" in first and first.endswith("using step 110")
+    assert not any("damaged" in line for line in others)
+    assert_same_runs(workdir, home.run("vae"))
+    assert logged(workdir) == list(range(10, STEPS + 1, 10))
+
+
+@pytest.mark.parametrize(("broken_at", "step", "good"), [(34, 36, 30), (39, 40, 30)], ids=["between", "at a save"])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, capsys, home: Home, broken_at, step, good):
+    # the update after step 35 shows in the loss of step 36; the update after step 40 would be saved with it
+    workdir = tmp_path / "run"
+    line = refused(capsys, 1, tiny("vae"), "--workdir", workdir, "--broken-at", broken_at)
+    assert f"player 'vae' is not finite at step {step}: the last good checkpoint is step {good} in {workdir}" in line
+    found, arrays = leaves(workdir)
+    assert found == good
+    assert all(np.isfinite(x).all() for x in arrays.values() if np.issubdtype(x.dtype, np.floating))
+    assert checkpoint.steps(workdir / "checkpoints") == [10, 20, 30]
+    exp = jaxgen.load_experiment(tiny("vae"), broken_at=broken_at)
+    with pytest.raises(Diverged, match=f"step {step}"):  # and again: a run that goes on meets it again
+        jaxgen.fit(exp, workdir, progress=False)
+
+
+def test_other_settings_are_refused_by_name_and_value(home: Home, tmp_path, capsys):
+    workdir = home.copy("vae", tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    line = refused(capsys, 2, tiny("vae"), "--workdir", workdir, "--batch", 8, "--seed", 3)
+    assert "batch=16 (you asked for 8)" in line and "seed=0 (you asked for 3)" in line and "--workdir" in line
+    line = refused(capsys, 2, tiny("gan"), "--workdir", workdir)
+    assert "holds a run of vae, not of gan" in line and "--workdir" in line
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+
+
+def test_a_finished_run_is_left_as_it_is(home: Home, tmp_path, capsys):
+    workdir = home.copy("vae", tmp_path / "run")
+    kept = [
+        p for name in ("samples.png", "checkpoints", "settings.json") for p in (workdir / name, workdir / name / "x")
+    ]
+    before = [p.read_bytes() if p.is_file() else sorted(p.glob("*")) for p in kept]
+    metrics = (workdir / "metrics.jsonl").read_text()
+    line = train(capsys, tiny("vae"), "--workdir", workdir)[-1]
+    assert f"{workdir} is trained to step {STEPS} already" in line
+    assert before == [p.read_bytes() if p.is_file() else sorted(p.glob("*")) for p in kept]
+    assert metrics == (workdir / "metrics.jsonl").read_text()
+
+
+def test_more_steps_go_on_in_the_same_layout_and_in_another(home: Home, tmp_path, capsys):
+    one, eight = home.copy("vae", tmp_path / "one"), home.copy("vae", tmp_path / "eight")
+    process = Process(
+        tmp_path / "eight.log",
+        *("train", tiny("vae"), "--workdir", eight, "--steps", 130, "--layout", "data"),
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        NPROC="64",  # with fewer threads than devices they wait for each other for ever
+    )
+    assert train(capsys, tiny("vae"), "--workdir", one, "--steps", 130)[-1].startswith("step 130 ")
+    assert process.end() == 0, process.err.read_text()
+    assert last_line(process.err).startswith("step 130 ")
+    (step, ours), (other, theirs) = leaves(one), leaves(eight)
+    assert step == other == 130 and not np.array_equal(ours[".step"], STEPS)
+    for path in ours:
+        np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_accumulation_no_average_and_bfloat16_train(home: Home, tmp_path):
+    exp = jaxgen.load_experiment(tiny("vae"), steps=30, accumulate=2, ema=0.0, bf16=True)
+    state = jaxgen.fit(exp, tmp_path / "run", progress=False)
+    assert state.ema is None
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    losses = [record["vae/loss"] for record in records.read(tmp_path / "run")]
+    assert len(losses) == 3 and losses[2] < losses[0]
+    assert load_run(tmp_path / "run").state.ema is None
+
+
+def test_from_an_experiment_to_samples_in_a_few_lines(home: Home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exp = jaxgen.load_experiment(tiny("diffusion"), steps=20)
+    state = jaxgen.fit(exp, progress=False)
+    assert int(state.step) == 20 and (tmp_path / "runs" / "diffusion" / "samples.png").is_file()
+    monkeypatch.chdir(tmp_path.parent)  # a run knows its experiment from anywhere
+    model, again = jaxgen.load(tmp_path / "runs" / "diffusion")
+    x = np.asarray(jaxgen.sample(model, again, jax.random.key(0), 64))
+    assert x.shape == (64, 8, 8, 1) and -1 <= x.min() < x.max() <= 1
+    np.testing.assert_array_equal(x, jaxgen.sample(model, state, jax.random.key(0), 64))
+
+
+def test_fit_refuses_what_cannot_work(home: Home, tmp_path):
+    with pytest.raises(InputError, match="has no keyword widht: it takes"):
+        jaxgen.load_experiment(tiny("vae"), widht=8)
+    for wrong, message in [
+        ({"batch": 0}, "batch must be at least 1, it is 0"),
+        ({"steps": 0}, "steps must be at least 1, it is 0"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), it is 1.0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            jaxgen.load_experiment(tiny("vae"), **wrong)
+    with pytest.raises(InputError, match="batch 15 is no multiple of accumulate 2 times 1 devices"):
+        jaxgen.fit(jaxgen.load_experiment(tiny("vae"), batch=15, accumulate=2), tmp_path / "run")
+    with pytest.raises(InputError, match="unknown layout 'two': choose one of one, data, fsdp, pmap"):
+        jaxgen.fit(jaxgen.load_experiment(tiny("vae")), tmp_path / "run", layout="two")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,49 @@
+"""A diffusion model conditioned on the label, whose denoiser is a multilayer perceptron."""
+
+import flax.linen as nn
+import optax
+
+from jaxgen import Experiment, data, families
+from jaxgen.nets import network
+from jaxgen.nets.mlp import MLPDenoiser
+from jaxgen.sampling import ddim, iterate, uniform
+from jaxgen.schedules import cosine
+
+
+class Flat(nn.Module):
+    """A denoiser of pictures that sees them as points."""
+
+    @nn.compact
+    def __call__(self, x, t, condition=None, train=False):
+        denoise = MLPDenoiser(16, 1, classes=10)
+        return denoise(x.reshape(x.shape[0], -1), t, condition, train).reshape(x.shape)
+
+
+def experiment(*, steps: int = 120, batch: int = 16, save_every: int = 10) -> Experiment:
+    """A small diffusion model.
+
+    Args:
+        steps: how long to train
+        batch: examples a step
+        save_every: steps between checkpoints
+    """
+    digits, schedule = data.load("digits"), cosine()
+    model = families.diffusion(
+        network(Flat()),
+        schedule,
+        digits.shape,
+        prediction="v",
+        classes=10,
+        sampler=iterate(ddim(schedule), uniform(4), clip=1.0),
+        inversion=iterate(ddim(schedule), uniform(4, start=1e-3, stop=1.0), clip=1.0),
+    )
+    return Experiment(
+        model,
+        {"denoiser": optax.adam(1e-3)},
+        digits,
+        batch=batch,
+        steps=steps,
+        log_every=10,
+        sample_every=10**6,
+        save_every=save_every,
+    )
