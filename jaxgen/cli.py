@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from jaxgen import __version__
 from jaxgen.types import InputError, check
 
 Layout = Literal["one", "data", "fsdp", "pmap"]
@@ -32,7 +33,7 @@ jaxgen COMMAND --help tells the flags.
 
 
 def sample(
-    workdir: str,
+    workdir: Path,
     /,
     *,
     n: int = 64,
@@ -65,23 +66,23 @@ def sample(
     import jaxgen
     from jaxgen import viz
 
-    out = out or str(Path(workdir) / "sample.png")
-    check(Path(out).suffix in (".png", ".npz"), f"--out {out}: give a name that ends in .png or .npz")
+    _at_least(1, n=n, batch=batch)
+    file = _out(out, workdir / "sample.png", ".png", ".npz")
     run, place = _run(workdir)
     model, classes = run.experiment.model, run.experiment.data.classes
     labels = _labels(model, classes, condition, n)
     options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": _sampler(run, sampler, sampler_steps)}
     x = np.asarray(jaxgen.sample(model, run.state, jax.random.key(seed), n, labels, sharding=place.rows, **options))
-    if out.endswith(".npz"):
+    if file.suffix == ".npz":
         images = x if x.ndim == 2 else np.asarray(viz.to_uint8(x))
-        print(viz.save_arrays(out, x=images, labels=labels))
+        print(viz.save_arrays(file, x=images, labels=labels))
     else:
         columns = len(classes) if labels is not None and condition is None and n > len(classes) else None
-        print(viz.save_picture(out, x, columns))
+        print(viz.save_picture(file, x, columns))
 
 
 def interpolate(
-    workdir: str,
+    workdir: Path,
     /,
     *,
     rows: int = 8,
@@ -107,17 +108,19 @@ def interpolate(
     import jaxgen
     from jaxgen import sampling, viz
 
+    _at_least(1, rows=rows)
+    file = _out(out, workdir / "interpolate.png", ".png")
     run, _ = _run(workdir)
     model = run.experiment.model
     labels = _labels(model, run.experiment.data.classes, condition, rows)
     latents = _encoded(run, 2 * rows, labels) if reals else _noise(model, seed, 2 * rows)
     walk = getattr(sampling, path)
     x = jaxgen.interpolate(model, run.state, latents[:rows], latents[rows:], steps, path=walk, condition=labels)
-    print(viz.save_picture(out or Path(workdir) / "interpolate.png", x.reshape(-1, *x.shape[2:]), steps))
+    print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))
 
 
 def traverse(
-    workdir: str,
+    workdir: Path,
     /,
     *,
     dimensions: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7),
@@ -143,15 +146,17 @@ def traverse(
     import jaxgen
     from jaxgen import viz
 
+    _at_least(1, steps=steps)
+    file = _out(out, workdir / "traverse.png", ".png")
     run, _ = _run(workdir)
     model = run.experiment.model
     labels = _labels(model, run.experiment.data.classes, condition, 1)
     latent, values = _noise(model, seed, 1), jnp.linspace(-limit, limit, steps)
     rows = [jaxgen.traverse(model, run.state, latent, d, values, condition=labels)[0] for d in dimensions]
-    print(viz.save_picture(out or Path(workdir) / "traverse.png", jnp.concatenate(rows), steps))
+    print(viz.save_picture(file, jnp.concatenate(rows), steps))
 
 
-def reconstruct(workdir: str, /, *, n: int = 10, out: str | None = None, split: str = "test") -> None:
+def reconstruct(workdir: Path, /, *, n: int = 10, out: str | None = None, split: str = "test") -> None:
     """Encode data and decode it again: originals above, reconstructions below.
 
     Args:
@@ -165,11 +170,12 @@ def reconstruct(workdir: str, /, *, n: int = 10, out: str | None = None, split: 
     import jaxgen
     from jaxgen import viz
 
+    file = _out(out, workdir / "reconstruct.png", ".png")
     run, _ = _run(workdir)
     x, labels = _held_out(run, n, split)
     again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=labels)
     both = np.concatenate([np.asarray(x), np.asarray(again)])
-    print(viz.save_picture(out or Path(workdir) / "reconstruct.png", both, len(x)))
+    print(viz.save_picture(file, both, len(x)))
 
 
 def list_(experiments: str = "experiments", runs: str = "runs") -> None:
@@ -192,7 +198,7 @@ def list_(experiments: str = "experiments", runs: str = "runs") -> None:
         print(f"{path.parent}  {'no checkpoint yet' if step is None else f'step {step}'}")
 
 
-def show(workdir: str, /) -> None:
+def show(workdir: Path, /) -> None:
     """What a run is and how far it is.
 
     Args:
@@ -201,12 +207,11 @@ def show(workdir: str, /) -> None:
     import jax
 
     from jaxgen import records
-    from jaxgen.experiment import read_settings
 
     run, _ = _run(workdir)
-    exp, settings = run.experiment, read_settings(workdir)
-    print(f"experiment  {settings['source']}")
-    print("keywords    " + ", ".join(f"{k}={v}" for k, v in settings["keywords"].items()))
+    exp = run.experiment
+    print(f"experiment  {exp.source}")
+    print("keywords    " + ", ".join(f"{k}={v}" for k, v in exp.settings.items()))
     print(f"data        {exp.data.name}, {exp.data.size:,} examples of shape {exp.data.shape}")
     for player, params in run.state.params.items():
         print(f"player      {player}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
@@ -236,7 +241,6 @@ def data(action: Literal["list", "prepare"], name: str | None = None, /, *, data
 def train(path: str, argv: Sequence[str]) -> None:
     """`jaxgen train EXPERIMENT.py [flags]`: the experiment's keywords and the run's own options are the flags."""
     from jaxgen import experiment
-    from jaxgen.types import InputError  # noqa: F401
 
     function = experiment.load_function(path)
     given = _parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
@@ -305,9 +309,10 @@ def _parse(function: Callable, argv: list[str], prog: str) -> Any:
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╰╮╯─ ") for line in told.getvalue().splitlines()]
-        lines = [line for line in lines[1:] if line and not line.startswith(("For full helptext", "Argument helptext"))]
-        raise InputError(f"{' '.join(lines)}; see {prog} --help") from None
+        text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).split("For full helptext")[0]
+        lines = [line.strip("│| ") for line in text.splitlines()[1:]]  # of a box with a title
+        lines = [line for line in lines if line.strip("-─╰╯+") and line != "Argument helptext:"]
+        raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -321,7 +326,7 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
         jax.distributed.initialize(coordinator, processes, process)
 
 
-def _run(workdir: str) -> tuple[Any, Any]:
+def _run(workdir: Path) -> tuple[Any, Any]:
     """(the run in `workdir`, a layout over all devices)."""
     import jax
 
@@ -332,6 +337,18 @@ def _run(workdir: str) -> tuple[Any, Any]:
     return load_run(workdir, name), parallel.layout(name)
 
 
+def _at_least(least: int, **flags: int) -> None:
+    for name, value in flags.items():
+        check(value >= least, f"--{name} must be at least {least}, it is {value}")
+
+
+def _out(out: str | None, default: Path, *suffixes: str) -> Path:
+    """The file to write; a wrong name is refused before there is anything to lose."""
+    file = Path(out or default)
+    check(file.suffix in suffixes, f"--out {out}: give a name that ends in {' or '.join(suffixes)}")
+    return file
+
+
 def _sampler(run: Any, name: str | None, steps: int | None) -> Any:
     from jaxgen import sampling
 
@@ -339,7 +356,8 @@ def _sampler(run: Any, name: str | None, steps: int | None) -> Any:
         return None
     model, points = run.experiment.model, len(run.experiment.data.shape) == 1
     name = name or "ddim"
-    return sampling.named(model, name, steps or (1000 if name == "ddpm" else 50), float("inf") if points else 1.0)
+    steps = (1000 if name == "ddpm" else 50) if steps is None else steps
+    return sampling.named(model, name, steps, float("inf") if points else 1.0)
 
 
 def _labels(model: Any, classes: tuple[str, ...], condition: str | None, n: int) -> Any:
@@ -371,8 +389,12 @@ def _held_out(run: Any, n: int, split: str = "test") -> tuple[Any, Any]:
     from jaxgen.data.pipeline import normalize
 
     exp = run.experiment
-    batch = sets.load(exp.data.name, split).take(np.arange(n))
-    batch = jax.tree.map(jax.numpy.asarray, batch)
+    held_out = sets.load(exp.data.name, split)
+    check(
+        1 <= n <= held_out.size,
+        f"{n} images of {exp.data.name}: ask for at least 1, and {held_out.size} at most, which its {split} split has",
+    )
+    batch = jax.tree.map(jax.numpy.asarray, held_out.take(np.arange(n)))
     return normalize(batch).x, None if exp.model.condition is None else batch.condition
 
 
@@ -415,6 +437,9 @@ def _dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
+    if argv[0] == "--version":
+        print(f"jaxgen {__version__}")
+        return
     command, rest = argv[0], argv[1:]
     known = ["train", *COMMANDS]
     check(command in known, f"unknown command {command!r}: choose one of {', '.join(known)}")
@@ -446,6 +471,8 @@ def _known_failure(error: Exception) -> None:
         _exit(str(error), 130 if error.signal == 2 else 0, kind="")
     if isinstance(error, Diverged | SaveError):
         _exit(str(error), 1)
+    if isinstance(error, SyntaxError):
+        _exit(f"{error.filename}, line {error.lineno}: {error.msg}; mend the file", 2)
     if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
         _exit("the device is out of memory: give a smaller --batch, or another --layout over more devices", 2)
 

@@ -33,6 +33,7 @@ class Layout(NamedTuple):
 
     @property
     def devices(self) -> int:
+        """How many there are."""
         return self.mesh.size
 
     @property
@@ -41,7 +42,7 @@ class Layout(NamedTuple):
         return None if self.devices == 1 else NamedSharding(self.mesh, PartitionSpec("data"))
 
 
-def layout(name: str = "one", devices: Sequence[jax.Device] | None = None) -> Layout:
+def layout(name: str = "one", devices: Sequence[Any] | None = None) -> Layout:
     """`one`: the first device. `data`: the state on every device, the batch divided. `fsdp`: the state divided too.
     `pmap`: as `data`, mapped by hand with one mean over devices. devices: all of them unless told otherwise."""
     check(name in LAYOUTS, f"unknown layout {name!r}: choose one of {', '.join(LAYOUTS)}")

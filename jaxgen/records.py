@@ -37,7 +37,9 @@ class Records:
         self.steps = 0  # trained in this session
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._clock: tuple[float, int] | None = None  # when the first call was done, which had to be compiled first
+        # (when, after how many steps): the first call was done, which had to be compiled; the last one was
+        self._clock: tuple[float, int] | None = None
+        self._latest = (0.0, 0)
         self._seconds = 0.0
         self._last: dict[str, float] = {}
 
@@ -53,8 +55,13 @@ class Records:
             self._seconds = old[-1]["seconds"] if old else 0.0
             self._file = open(self.folder / "metrics.jsonl", "a")
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start or None)
+            idle = self.start >= self.total
             self._bar = tqdm(
-                total=self.total, initial=self.start, unit="step", disable=not self.progress, dynamic_ncols=True
+                total=self.total,
+                initial=self.start,
+                unit="step",
+                disable=idle or not self.progress,
+                dynamic_ncols=True,
             )
         return self
 
@@ -70,8 +77,8 @@ class Records:
             self._sums[name] = self._sums.get(name, 0.0) + n * float(value)
         self._count += n
         self.steps += n
-        if self._clock is None:
-            self._clock = (time.perf_counter(), n)
+        self._latest = (time.perf_counter(), self.steps)
+        self._clock = self._clock or self._latest
         if self.write:
             self._bar.update(n)
 
@@ -96,7 +103,7 @@ class Records:
             losses = {
                 name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")
             }
-            self._bar.set_postfix(losses)
+            self._bar.set_postfix(losses, refresh=False)
 
     @property
     def seconds(self) -> float:
@@ -105,10 +112,11 @@ class Records:
 
     @property
     def rate(self) -> float:
-        """Images a second of this session, from the end of the first call, which was compiled, to now."""
-        if self._clock is None or self.steps == self._clock[1]:
+        """Images a second of this session, from the end of the first call, which was compiled, to that of the last."""
+        if self._clock is None or self._latest == self._clock:
             return 0.0
-        return (self.steps - self._clock[1]) * self.examples / (time.perf_counter() - self._clock[0])
+        (began, first), (ended, last) = self._clock, self._latest
+        return (last - first) * self.examples / (ended - began)
 
     def summary(self, folder: Path) -> str:
         """One line for the end of a run."""

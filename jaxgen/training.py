@@ -76,7 +76,7 @@ def make_step(
         if ema:
             state = state._replace(ema=average(state, ema))
         state = state._replace(step=state.step + 1)
-        return state, {name: sum(values) / len(values) for name, values in metrics.items()}
+        return state, {name: jnp.mean(jnp.stack(values)) for name, values in metrics.items()}
 
     return step
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.data.pipeline import to_uint8
-from jaxgen.types import Array, check
+from jaxgen.types import Array, InputError, check
 
 
 def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1) -> np.ndarray:
@@ -21,7 +21,8 @@ def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1
     check(images.ndim == 4 and images.shape[-1] in (1, 3), f"a grid takes images [n, H, W, 1 or 3], not {images.shape}")
     images = images if images.dtype == np.uint8 else np.asarray(to_uint8(images))
     n, height, width, channels = images.shape
-    columns = min(n, columns or max(1, round(n**0.5)))
+    check(n >= 1, "a grid takes at least one image, there are none")
+    columns = int(min(n, columns or max(1, round(n**0.5))))
     rows = -(-n // columns)
     cell = np.full((rows * columns, height + border, width + border, 3), 128, np.uint8)
     cell[n:] = 255
@@ -65,10 +66,14 @@ def _scatter(path: Path, x: np.ndarray) -> None:
     figure.savefig(path, format="png")
 
 
-def atomically(path: Path, write: Callable[[Path], None]) -> Path:
+def atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Write beside the target, then replace it: what was there stays until what comes is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp.touch()
+    except OSError as error:
+        raise InputError(f"cannot write into {path.parent} ({error.strerror}): give another folder") from None
     try:
         write(tmp)
         os.replace(tmp, path)

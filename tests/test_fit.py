@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def logged(workdir: Path) -> list[int]:
     return [record["step"] for record in records.read(workdir)]
 
 
+def contents(workdir: Path) -> dict[Path, bytes]:
+    files = [p for p in workdir.rglob("*") if p.is_file() and "tensorboard" not in p.parts]
+    return {p: p.read_bytes() for p in files}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(home: Home, tmp_path, family):
     workdir, chance = tmp_path / "run", random.Random(family)
@@ -89,8 +95,7 @@ def test_sigterm_saves_says_so_in_one_line_and_goes_on(home: Home, tmp_path):
     assert process.returncode == 0, err
     step = checkpoint.latest(workdir / "checkpoints")
     assert step is not None and 20 <= step < STEPS
-    bar, *lines = err.splitlines()
-    assert "jaxgen" not in bar
+    lines = [line for line in err.splitlines() if line and "/120 [" not in line]  # beside the progress bar
     assert lines == [f"jaxgen: stopped by SIGTERM: saved step {step} in {workdir}; the same command goes on"]
     assert Process(tmp_path / "again.log", "train", tiny("vae"), "--workdir", workdir).end() == 0
     assert_same_runs(workdir, reference)
@@ -105,23 +110,22 @@ def test_a_damaged_newest_checkpoint_costs_one_line_and_nothing_else(home: Home,
         file.write_bytes(data)
     first, *others = train(capsys, tiny("vae"), "--workdir", workdir)
     assert f"checkpoint step {STEPS} in {newest.parent} is damaged" in first and first.endswith("using step 110")
-    assert not any("damaged" in line for line in others)
+    assert not any("is damaged" in line for line in others)
     assert_same_runs(workdir, home.run("vae"))
     assert logged(workdir) == list(range(10, STEPS + 1, 10))
 
 
-@pytest.mark.parametrize(("broken_at", "step", "good"), [(34, 36, 30), (39, 40, 30)], ids=["between", "at a save"])
-def test_what_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, capsys, home: Home, broken_at, step, good):
-    # the update after step 35 shows in the loss of step 36; the update after step 40 would be saved with it
+@pytest.mark.parametrize(("broken_at", "step"), [(34, "3[56]"), (39, "40")], ids=["between", "at a save"])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, capsys, home: Home, broken_at, step):
+    # step 40 has a finite loss and gradient: only its update is not, and the state after it would be saved
     workdir = tmp_path / "run"
     line = refused(capsys, 1, tiny("vae"), "--workdir", workdir, "--broken-at", broken_at)
-    assert f"player 'vae' is not finite at step {step}: the last good checkpoint is step {good} in {workdir}" in line
+    assert re.search(f"player 'vae' is not finite at step {step}: .* checkpoint is step 30 in {workdir};", line)
     found, arrays = leaves(workdir)
-    assert found == good
+    assert found == 30 and checkpoint.steps(workdir / "checkpoints") == [10, 20, 30]
     assert all(np.isfinite(x).all() for x in arrays.values() if np.issubdtype(x.dtype, np.floating))
-    assert checkpoint.steps(workdir / "checkpoints") == [10, 20, 30]
     exp = jaxgen.load_experiment(tiny("vae"), broken_at=broken_at)
-    with pytest.raises(Diverged, match=f"step {step}"):  # and again: a run that goes on meets it again
+    with pytest.raises(Diverged, match=f"at step {step}"):  # a run that goes on meets it again
         jaxgen.fit(exp, workdir, progress=False)
 
 
@@ -137,15 +141,11 @@ def test_other_settings_are_refused_by_name_and_value(home: Home, tmp_path, caps
 
 def test_a_finished_run_is_left_as_it_is(home: Home, tmp_path, capsys):
     workdir = home.copy("vae", tmp_path / "run")
-    kept = [
-        p for name in ("samples.png", "checkpoints", "settings.json") for p in (workdir / name, workdir / name / "x")
-    ]
-    before = [p.read_bytes() if p.is_file() else sorted(p.glob("*")) for p in kept]
-    metrics = (workdir / "metrics.jsonl").read_text()
-    line = train(capsys, tiny("vae"), "--workdir", workdir)[-1]
-    assert f"{workdir} is trained to step {STEPS} already" in line
-    assert before == [p.read_bytes() if p.is_file() else sorted(p.glob("*")) for p in kept]
-    assert metrics == (workdir / "metrics.jsonl").read_text()
+    before = contents(workdir)
+    for steps in (STEPS, 50):  # fewer than it has is no reason to forget what it has
+        lines = train(capsys, tiny("vae"), "--workdir", workdir, "--steps", steps)
+        assert lines == [f"{workdir} is trained to step {STEPS} already; samples in {workdir / 'samples.png'}"]
+        assert contents(workdir) == before
 
 
 def test_more_steps_go_on_in_the_same_layout_and_in_another(home: Home, tmp_path, capsys):

@@ -30,7 +30,7 @@ def normalize(batch: Batch) -> Batch:
     return batch._replace(x=(2.0 * batch.x.astype(jnp.float32) - 255.0) / 255.0)
 
 
-def to_uint8(x: Array) -> Array:
+def to_uint8(x: Any) -> Array:
     """The inverse of `normalize`: [-1, 1] to 0..255, rounded and clipped; exact for all 256 values."""
     return jnp.clip(jnp.round((x + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 

@@ -112,10 +112,37 @@ class BatchNorm(nn.Module):
         return norm(x)
 
 
-def group_norm(channels: int, dtype: Dtype, **options: Any) -> nn.GroupNorm:
-    """Group normalisation in at most 32 groups that divide the channels (Wu and He 2018, arXiv:1803.08494)."""
-    groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(num_groups=groups, dtype=dtype, **options)
+class GroupNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) gamma + beta over each example's positions and each group of channels
+    (Wu and He 2018, arXiv:1803.08494, eq. 7); at most 32 groups, of at least four channels where there are as many.
+
+    Sums over the positions come first, then groups of the [B, C] that is left, and the whole is one product and one sum
+    an element: grouping the image itself, as the equation reads, took 8 times as long with its gradient on the CPU.
+    """
+
+    affine: bool = True
+    eps: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, c = x.shape[0], x.shape[-1]
+        groups = next(g for g in range(max(1, min(32, c // 4)), 0, -1) if c % g == 0)
+        axes = tuple(range(1, x.ndim - 1))
+        wide = x.astype(jnp.float32)
+
+        def grouped(v: Array) -> Array:
+            means = jnp.mean(v, axis=axes).reshape(b, groups, c // groups).mean(-1, keepdims=True)
+            return jnp.broadcast_to(means, (b, groups, c // groups)).reshape((b,) + (1,) * len(axes) + (c,))
+
+        mean = grouped(wide)
+        scale = jax.lax.rsqrt(grouped(jnp.square(wide - mean)) + self.eps)
+        if self.affine:
+            scale = scale * self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        shift = -mean * scale
+        if self.affine:
+            shift = shift + self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        return (wide * scale + shift).astype(self.dtype)
 
 
 class Condition(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, group_norm
+from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, GroupNorm
 from jaxgen.nets.primitives import attention, constant_std
 from jaxgen.types import Array, check
 
@@ -33,10 +33,10 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, e: Array) -> Array:
-        h = nn.silu(group_norm(x.shape[-1], self.dtype)(x))
+        h = nn.silu(GroupNorm(dtype=self.dtype)(x))
         h = Conv(self.features, dtype=self.dtype)(h)
         scale, shift = jnp.split(Dense(2 * self.features, dtype=self.dtype)(e)[:, None, None, :], 2, axis=-1)
-        h = group_norm(self.features, self.dtype, use_scale=False, use_bias=False)(h) * (1.0 + scale) + shift
+        h = GroupNorm(affine=False, dtype=self.dtype)(h) * (1.0 + scale) + shift
         h = Conv(self.features, init=NEARLY_ZERO, dtype=self.dtype)(nn.silu(h))
         skip = x if x.shape[-1] == self.features else Conv(self.features, 1, dtype=self.dtype)(x)
         return skip.astype(h.dtype) + h
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         b, height, width, c = x.shape
         check(c % self.heads == 0, f"{c} channels cannot be split into {self.heads} attention heads")
-        qkv = Dense(3 * c, dtype=self.dtype)(group_norm(c, self.dtype)(x).reshape(b, height * width, c))
+        qkv = Dense(3 * c, dtype=self.dtype)(GroupNorm(dtype=self.dtype)(x).reshape(b, height * width, c))
         q, k, v = jnp.moveaxis(qkv.reshape(b, height * width, 3, self.heads, c // self.heads), 2, 0)
         h = attention(q, k, v).reshape(b, height, width, c)
         return x + Dense(c, init=NEARLY_ZERO, dtype=self.dtype)(h)
@@ -97,7 +97,7 @@ class UNet(nn.Module):
                 h = self._block(jnp.concatenate([h, skips.pop()], axis=-1), e, m)
             if level > 0:
                 h = Conv(h.shape[-1], dtype=self.dtype)(jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2))
-        h = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        h = nn.silu(GroupNorm(dtype=self.dtype)(h))
         return Conv(x.shape[-1], init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
     def _embed(self, t: Array, condition: Array | None) -> Array:

@@ -14,6 +14,8 @@ from jaxgen.nets.unet import UNet, time_features
 from jaxgen.types import InputError
 
 KEY = jax.random.key(0)
+# on the CPU optimising a network that runs once costs more than it saves, and changes no value
+QUICK = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 USUAL = [(8, 8, 1), (8, 8, 3), (28, 28, 1), (32, 32, 3), (64, 64, 3)]
 ODD = [(1, 1, 1), (5, 7, 2), (30, 30, 1), (8, 32, 1), (3, 64, 1)]
 N, LATENT = 2, 5
@@ -111,7 +113,7 @@ X, TIMES, LABELS = normal(0, N, 4, 4, 1), jnp.array([0.2, 0.9]), jnp.array([0, 1
 @pytest.fixture(scope="module")
 def unet():
     net = small_unet()
-    apply, (params, stats) = jax.jit(net.apply), filled(net, X, TIMES, LABELS)
+    apply, (params, stats) = jax.jit(net.apply, compiler_options=QUICK), filled(net, X, TIMES, LABELS)
     return apply, params, stats, apply(params, stats, X, TIMES, LABELS)[0]
 
 
@@ -127,19 +129,21 @@ def test_half_precision_is_close_to_float32(name):
     outputs = []
     for dtype in (jnp.float32, jnp.bfloat16):
         net, inputs, _ = image_networks((8, 8, 1), dtype=dtype)[name]
-        outputs.append(jax.jit(net.apply)(*filled(net, *inputs), normal(1, *inputs[0].shape))[0])
+        outputs.append(
+            jax.jit(net.apply, compiler_options=QUICK)(*filled(net, *inputs), normal(1, *inputs[0].shape))[0]
+        )
     assert_close_to_half(*outputs)
 
 
 def test_half_precision_is_close_to_float32_in_a_unet(unet):
     _, params, stats, one = unet
-    half, _ = jax.jit(small_unet(dtype=jnp.bfloat16).apply)(params, stats, X, TIMES, LABELS)
+    half, _ = jax.jit(small_unet(dtype=jnp.bfloat16).apply, compiler_options=QUICK)(params, stats, X, TIMES, LABELS)
     assert_close_to_half(one, half)
 
 
 def test_a_unet_begins_near_zero_and_not_at_zero(unet):
     apply, *_ = unet
-    params, stats = jax.jit(small_unet().init)(KEY, X, TIMES, LABELS)
+    params, stats = jax.jit(small_unet().init, compiler_options=QUICK)(KEY, X, TIMES, LABELS)
     assert 0 < np.max(np.abs(apply(params, stats, X, TIMES, LABELS)[0])) < 1e-2
 
 
@@ -170,7 +174,7 @@ def test_a_conditional_network_listens_to_its_label_and_needs_one(name):
     net, inputs, _ = image_networks((4, 4, 1), classes=3)[name]
     x = normal(2, *inputs[0].shape)
     params, stats = filled(net, x, LABELS)
-    apply = jax.jit(net.apply)
+    apply = jax.jit(net.apply, compiler_options=QUICK)
     change = moved(*(apply(params, stats, x, jnp.array(label))[0] for label in ([0, 1], [0, 2])))
     assert change[0] < 1e-5 < 1e-3 < change[1]
     with pytest.raises(InputError, match="conditional: give a label, 0 to 2"):
@@ -194,13 +198,13 @@ def test_a_label_that_is_not_an_integer_is_refused():
 
 def test_outputs_of_generators_are_images():
     net, inputs, _ = image_networks((8, 8, 1))["generator"]
-    image = jax.jit(net.apply)(*filled(net, *inputs), 100 * normal(4, N, LATENT))[0]
+    image = jax.jit(net.apply, compiler_options=QUICK)(*filled(net, *inputs), 100 * normal(4, N, LATENT))[0]
     assert 0.9 < np.max(np.abs(image)) <= 1.0
 
 
 def test_the_key_alone_makes_the_parameters():
     net, inputs, _ = image_networks((8, 8, 1))["mlp"]
-    init = jax.jit(net.init)
+    init = jax.jit(net.init, compiler_options=QUICK)
     one, same, other = (init(key, *inputs)[0] for key in (KEY, KEY, jax.random.key(1)))
     pairs = list(zip(*map(jax.tree.leaves, (one, same, other)), strict=True))
     assert all(np.array_equal(a, b) for a, b, _ in pairs)

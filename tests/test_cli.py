@@ -1,0 +1,333 @@
+"""The command line: what each command writes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _tiny import FAMILIES, Home, home, tiny
+from PIL import Image
+
+from jaxgen import cli, data
+
+__all__ = ["home"]
+CELL = 4 * (8 + 1)  # pixels from one enlarged 8x8 image of a grid to the next
+
+
+@pytest.fixture
+def say(capsys):
+    """`say(*arguments)`: the lines that a command prints."""
+
+    def run(*arguments: object) -> list[str]:
+        cli.main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def mistake(capsys, recwarn):
+    """`mistake(*arguments)`: the one line that a command refuses with."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as error:
+            cli.main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert (error.value.code, out) == (2, ""), err
+        assert err.endswith("\n") and err.count("\n") == 1 and "\r" not in err and "Traceback" not in err
+        assert err.startswith("jaxgen: error: ")
+        return err.removeprefix("jaxgen: error: ").rstrip()
+
+    return run
+
+
+def size(path: str | Path) -> tuple[int, int]:
+    """(columns, rows) of a grid of digits."""
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.mode == "RGB"
+        width, height = picture.size
+    columns, rows = round(width / CELL), round(height / CELL)
+    assert (width, height) == (columns * CELL - 4, rows * CELL - 4)
+    return columns, rows
+
+
+# --- what the commands write ---------------------------------------------------------------------------------------
+
+
+def test_help_needs_no_experiment_and_names_every_command(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        cli.main(arguments)
+        text = capsys.readouterr().out
+        assert all(f"\n  {command} " in text for command in ("train", *cli.COMMANDS))
+
+
+def test_help_of_a_training_run_has_the_keywords_of_the_experiment(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", str(tiny("vae")), "--help"])
+    text = " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
+    assert error.value.code in (0, None)
+    assert all(flag in text for flag in ("--workdir", "--layout", "--seed", "--steps", "--bf16", "--broken-at INT"))
+    assert "A small VAE." in text and "Adam's learning rate (default: 0.001)" in text
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as error:
+        cli.main([command, "--help"])
+    assert error.value.code in (0, None)
+    assert f"usage: jaxgen {command}" in capsys.readouterr().out
+
+
+def test_train_leaves_a_picture_scalars_checkpoints_and_settings(home: Home):
+    workdir = home.run("diffusion")
+    assert size(workdir / "samples.png") == (10, 8)  # a column a label
+    settings = json.loads((workdir / "settings.json").read_text())
+    assert settings["name"] == "diffusion"
+    assert settings["keywords"] == {"steps": 120, "batch": 16, "save_every": 10, "seed": 0}
+    assert len(list((workdir / "tensorboard").glob("events*"))) == 1
+    assert size(home.run("vae") / "samples.png") == (8, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sample_draws_a_grid_and_the_seed_decides_it(home: Home, tmp_path, say, family):
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for file, seed in zip(files, (3, 3, 4), strict=True):
+        assert say("sample", home.run(family), "--out", file, "--n", 16, "--seed", seed) == [str(file)]
+    assert size(files[0]) == ((10, 2) if family == "diffusion" else (4, 4))
+    a, b, c = (file.read_bytes() for file in files)
+    assert a == b != c
+
+
+def test_sample_writes_arrays(home: Home, tmp_path, say):
+    for family in FAMILIES:
+        file = tmp_path / f"{family}.npz"
+        assert say("sample", home.run(family), "--out", file, "--n", 12, "--batch", 16) == [str(file)]
+        with np.load(file) as arrays:
+            assert arrays["x"].shape == (12, 8, 8, 1) and arrays["x"].dtype == np.uint8
+            assert np.ptp(arrays["x"]) > 10
+            assert sorted(arrays) == (["labels", "x"] if family == "diffusion" else ["x"])
+            if family == "diffusion":  # all labels in turn
+                np.testing.assert_array_equal(arrays["labels"], np.arange(12) % 10)
+
+
+def test_a_picture_and_arrays_of_one_seed_are_the_same_images(home: Home, tmp_path, say):
+    say("sample", home.run("vae"), "--out", tmp_path / "x.png", "--n", 1)
+    say("sample", home.run("vae"), "--out", tmp_path / "x.npz", "--n", 1)
+    with Image.open(tmp_path / "x.png") as picture, np.load(tmp_path / "x.npz") as arrays:
+        np.testing.assert_array_equal(np.asarray(picture)[::4, ::4, 0], arrays["x"][0, ..., 0])
+
+
+def test_label_guidance_and_sampler_are_chosen_by_name(home: Home, tmp_path, say):
+    run = home.run("diffusion")
+
+    def draw(*options: object) -> np.ndarray:
+        file = tmp_path / "x.npz"
+        say("sample", run, "--out", file, "--n", 4, *options)
+        with np.load(file) as arrays:
+            assert set(arrays["labels"]) == {7}
+            return arrays["x"]
+
+    plain = draw("--condition", 7)
+    assert (draw("--condition", 7, "--guidance", 1.0) == plain).mean() > 0.98  # but for rounding
+    assert (draw("--condition", 7, "--guidance", 4.0) != plain).mean() > 0.2
+    assert (draw("--condition", 7, "--sampler", "ddim", "--sampler-steps", 4) == plain).all()  # as the experiment says
+    assert (draw("--condition", 7, "--sampler", "ddpm", "--sampler-steps", 5) != plain).mean() > 0.2
+    assert (draw("--condition", 7, "--no-ema") != plain).mean() > 0.1
+
+
+def test_a_label_is_found_by_number_and_by_name(home: Home):
+    model = cli._run(home.run("diffusion"))[0].experiment.model
+    for text, label in (("1", 1), ("Coat", 1), ("t-shirt", 0)):
+        np.testing.assert_array_equal(cli._labels(model, ("T-Shirt", "Coat"), text, 2), [label, label])
+
+
+def test_walks_and_reconstructions_are_pictured(home: Home, tmp_path, say):
+    for command, options, shape in [
+        ("interpolate", ("--rows", 2, "--steps", 5), (5, 2)),
+        ("interpolate", ("--rows", 2, "--steps", 5, "--reals", "--path", "lerp"), (5, 2)),
+        ("traverse", ("--dimensions", 0, 3, "--steps", 5), (5, 2)),
+        ("reconstruct", ("--n", 5), (5, 2)),
+    ]:
+        file = tmp_path / f"{command}.png"
+        assert say(command, home.run("vae"), "--out", file, *options) == [str(file)]
+        assert size(file) == shape
+    originals = np.asarray(Image.open(tmp_path / "reconstruct.png"))[: CELL - 4 : 4, ::4, 0]
+    for i, image in enumerate(data.load("digits", "test").take(np.arange(5)).x):
+        np.testing.assert_array_equal(originals[:, 9 * i : 9 * i + 8], image[..., 0])
+    assert say("reconstruct", home.run("diffusion"), "--n", 5, "--out", tmp_path / "x.png")
+    assert size(tmp_path / "x.png") == (5, 2)
+
+
+def test_pictures_go_beside_the_run_unless_told_otherwise(home: Home, tmp_path, say):
+    workdir = home.copy("gan", tmp_path / "run")
+    for command, name in (("sample", "sample.png"), ("interpolate", "interpolate.png"), ("traverse", "traverse.png")):
+        options = ["--dimensions", 0, 1] if command == "traverse" else []
+        assert say(command, workdir, *options) == [str(workdir / name)]
+        size(workdir / name)
+
+
+def test_list_show_and_data_list(home: Home, tmp_path, say):
+    shutil.copytree(home.run("gan"), tmp_path / "runs" / "mine")
+    lines = say("list", "--experiments", tiny("gan").parent, "--runs", tmp_path / "runs")
+    assert f"{tiny('gan')}  A small DCGAN with two critic turns a step and batch statistics" in lines
+    assert lines[-1] == f"{tmp_path / 'runs' / 'mine'}  step 120"
+    text = "\n".join(say("show", home.run("gan")))
+    for part in (str(tiny("gan")), "batch=16", "digits, 1,500 examples", "critic, ", "step        120 of 120"):
+        assert part in text
+    assert re.search(r"^last .*generator/loss [\d.]+", text, re.M)
+    assert any(re.match(r"digits +8x8x1.* embedded", line) for line in say("data", "list"))
+
+
+def test_the_console_script_runs_and_refuses(home: Home, tmp_path):
+    script = str(Path(sys.executable).with_name("jaxgen"))
+    good = subprocess.run([script, "data", "list"], capture_output=True, text=True, timeout=120)
+    assert good.returncode == 0 and "digits" in good.stdout and good.stderr == ""
+    bad = subprocess.run([script, "sample", tmp_path / "none"], capture_output=True, text=True, timeout=120)
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert (
+        bad.stderr
+        == f"jaxgen: error: no folder {tmp_path / 'none'}: give the folder of a run, such as runs/digits_vae\n"
+    )
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["smaple", "x"], ["unknown command 'smaple'", "sample"]),
+        (["train", "--steps", "5"], ["the experiment comes first", "jaxgen train EXPERIMENT.py"]),
+        (["train", "{tmp}/none.py"], ["no experiment file {tmp}/none.py"]),
+        (["train", "{tiny}/none.py"], ["no experiment file {tiny}/none.py", "diffusion.py, gan.py, vae.py"]),
+        (["train", "{tmp}"], ["{tmp}", "experiment file"]),
+        (["train", "{tmp}/notes.txt"], ["{tmp}/notes.txt", ".py"]),
+        (["train", "{tmp}/empty.py"], ["{tmp}/empty.py defines no function `experiment("]),
+        (["train", "{tmp}/syntax.py"], ["{tmp}/syntax.py", "line 3", "was never closed"]),
+        (
+            ["train", "{tmp}/wrong.py", "--workdir", "{tmp}/run"],
+            ["{tmp}/wrong.py", "returned int", "jaxgen.Experiment"],
+        ),
+        (["train", "{tmp}/required.py"], ["every keyword of an experiment needs a default", "width"]),
+        (["train", "{tiny}/vae.py", "--widht", "3"], ["--widht", "jaxgen train {tiny}/vae.py --help"]),
+        (["train", "{tiny}/vae.py", "--batch", "many"], ["--batch", "many", "--help"]),
+        (["train", "{tiny}/vae.py", "--layout", "two"], ["--layout", "two", "fsdp", "--help"]),
+        (["train", "{tiny}/vae.py", "--batch", "0", "--workdir", "{tmp}/run"], ["batch must be at least 1, it is 0"]),
+        (
+            ["train", "{tiny}/vae.py", "--batch", "15", "--accumulate", "2", "--workdir", "{tmp}/run"],
+            ["batch 15 is no multiple of accumulate 2"],
+        ),
+        (["train", "{tiny}/vae.py", "--seed", "-1", "--workdir", "{tmp}/run"], ["seed", "-1"]),
+        (
+            ["train", "{tiny}/vae.py", "--workdir", "{tmp}/empty.py"],
+            ["cannot write into {tmp}/empty.py", "File exists"],
+        ),
+        (["train", "{tiny}/vae.py", "--workdir", "/proc/run"], ["cannot write into /proc/run", "another folder"]),
+        (["train", "{tmp}/data.py", "--workdir", "{tmp}/run"], ["there is no data set 'digts'", "'digits'"]),
+        (["train", "{tmp}/data.py", "--name", "folder:{tmp}/pictures"], ["{tmp}/pictures", "no pictures"]),
+        (["train", "{tmp}/data.py", "--name", "folder:{tmp}/none"], ["{tmp}/none"]),
+        (["train", "{tmp}/data.py", "--name", "cifar10"], ["cifar10", "jaxgen data prepare cifar10"]),
+        (["sample"], ["the folder of a run", "jaxgen sample --help"]),
+        (["sample", "{tmp}/none"], ["no folder {tmp}/none", "runs/"]),
+        (["sample", "{tmp}/pictures"], ["{tmp}/pictures is not the folder of a run", "settings.json"]),
+        (["sample", "{tmp}/unsaved"], ["{tmp}/unsaved has no checkpoint yet", "train"]),
+        (["sample", "{tmp}/broken"], ["{tmp}/broken/settings.json is damaged"]),
+        (["sample", "{tmp}/gone"], ["/gone/vae.py, is gone"]),
+        (["sample", "{vae}", "--out", "x.jpg"], ["--out x.jpg", ".png or .npz"]),
+        (["sample", "{vae}", "--n", "0"], ["--n must be at least 1, it is 0"]),
+        (["sample", "{vae}", "--batch", "0"], ["--batch must be at least 1, it is 0"]),
+        (["sample", "{vae}", "--n", "x"], ["--n", "x", "jaxgen sample --help"]),
+        (["sample", "{vae}", "--condition", "3"], ["this run is unconditional"]),
+        (["sample", "{vae}", "--sampler", "ddim"], ["one step", "no sampler"]),
+        (["sample", "{vae}", "--guidance", "2"], ["guidance needs a condition"]),
+        (["sample", "{diffusion}", "--condition", "ten"], ["unknown label 'ten'", "0, 1, 2"]),
+        (["sample", "{diffusion}", "--sampler", "euler"], ["unknown sampler 'euler'", "ddim, ddpm"]),
+        (["sample", "{diffusion}", "--sampler-steps", "0"], ["sampling steps must be 1 to 1000, it is 0"]),
+        (["sample", "{diffusion}", "--sampler-steps", "2000"], ["sampling steps must be 1 to 1000, it is 2000"]),
+        (["sample", "{vae}", "--out", "/proc/x.png"], ["cannot write into /proc"]),
+        (["interpolate", "{vae}", "--steps", "1"], ["at least 2 steps, it has 1"]),
+        (["interpolate", "{vae}", "--rows", "0"], ["--rows must be at least 1, it is 0"]),
+        (["interpolate", "{gan}", "--reals"], ["this model has no encoder"]),
+        (["interpolate", "{vae}", "--out", "x.npz"], ["--out x.npz", ".png"]),
+        (["traverse", "{vae}", "--dimensions", "0", "4"], ["dimension 4", "0 to 3"]),
+        (["traverse", "{vae}", "--steps", "0"], ["--steps must be at least 1, it is 0"]),
+        (["reconstruct", "{gan}"], ["this model has no encoder"]),
+        (["reconstruct", "{vae}", "--n", "0"], ["at least 1", "0"]),
+        (["reconstruct", "{vae}", "--n", "5000"], ["5000", "297"]),
+        (["reconstruct", "{vae}", "--split", "tset"], ["no split 'tset'"]),
+        (["show", "{tmp}/pictures"], ["{tmp}/pictures is not the folder of a run"]),
+        (["list", "extra"], ["extra", "jaxgen list --help"]),
+        (["data"], ["jaxgen data --help"]),
+        (["data", "prepare"], ["Give its name"]),
+        (["data", "prepare", "digits"], ["digits needs no preparing"]),
+        (["data", "prepare", "nothing_like_it"], ["nothing_like_it"]),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) and value[0] in ("train", *cli.COMMANDS) else "",
+)
+def test_a_mistake_gets_one_line(home: Home, tmp_path, monkeypatch, mistake, arguments, said):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.chdir(tmp_path)
+    wanted = {word for argument in arguments for word in re.findall(r"{(\w+)}", argument)}
+    names = {"tmp": tmp_path, "tiny": tiny("vae").parent} | {f: home.run(f) for f in FAMILIES if f in wanted}
+    mistakes_folder(tmp_path)
+    line = mistake(*(argument.format(**names) for argument in arguments))
+    for part in said:
+        assert part.format(**names) in line
+
+
+def mistakes_folder(tmp: Path) -> None:
+    """Files and folders that are wrong in one way each."""
+    (tmp / "notes.txt").write_text("def experiment(): ...\n")
+    (tmp / "empty.py").write_text("x = 1\n")
+    (tmp / "syntax.py").write_text("def experiment():\n    pass\nprint(\n")
+    (tmp / "wrong.py").write_text("def experiment(*, steps: int = 1):\n    return 3\n")
+    (tmp / "required.py").write_text("def experiment(*, width: int):\n    return 3\n")
+    text = tiny("vae").read_text().replace("*,", '*, name: str = "digts",').replace('load("digits")', "load(name)")
+    (tmp / "data.py").write_text(text)
+    (tmp / "pictures" / "cat").mkdir(parents=True)
+    settings = {"name": "vae", "source": str(tiny("vae")), "sha256": "", "keywords": {}}
+    for name in ("unsaved", "broken", "gone"):
+        (tmp / name).mkdir()
+    (tmp / "gone" / "settings.json").write_text(json.dumps(settings | {"source": str(tmp / "gone" / "vae.py")}))
+    (tmp / "broken" / "settings.json").write_text(json.dumps(settings)[:-20])
+    import hashlib
+
+    settings["sha256"] = hashlib.sha256(tiny("vae").read_bytes()).hexdigest()
+    (tmp / "unsaved" / "settings.json").write_text(json.dumps(settings))
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_thrown_away(home: Home, tmp_path, mistake):
+    workdir = home.copy("vae", tmp_path / "run")
+    for file in workdir.rglob("checkpoints/*/meta/metadata"):
+        os.truncate(file, 10)
+    for command in (["sample", workdir], ["train", tiny("vae"), "--workdir", workdir]):
+        line = mistake(*command)
+        assert f"every checkpoint in {workdir / 'checkpoints'} is damaged" in line and "step 120" in line
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["100", "110", "120"]
+
+
+def test_too_little_memory_is_said_in_one_line(monkeypatch, mistake):
+    def train(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+
+    monkeypatch.setattr(cli, "train", train)
+    assert "out of memory" in mistake("train", "x.py") and "--batch" in mistake("train", "x.py")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def train(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "train", train)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["train", "x.py"])
