@@ -11,7 +11,7 @@ from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
 
 
 def experiment(
-    *, steps: int = 8000, batch: int = 128, lr: float = 2e-4, latent: int = 32, width: int = 32
+    *, steps: int = 4000, batch: int = 128, lr: float = 2e-4, latent: int = 32, width: int = 16
 ) -> Experiment:
     """The non-saturating GAN with DCGAN's networks and its Adam.
 

@@ -15,10 +15,10 @@ from jaxgen.sampling import ddim, iterate, uniform
 
 def experiment(
     *,
-    steps: int = 6_000,
+    steps: int = 2_000,
     batch: int = 64,
     lr: float = 5e-4,
-    width: int = 32,
+    width: int = 16,
     schedule: Literal["cosine", "linear"] = "cosine",
     prediction: Literal["eps", "x0", "v"] = "v",
     bf16: bool = False,
@@ -37,7 +37,7 @@ def experiment(
     mnist, noise = data.load("mnist"), getattr(schedules, schedule)()
     unet = UNet(
         width,
-        multipliers=(1, 2, 2),
+        multipliers=(1, 2, 4),
         blocks=1,
         attention_at=(7,),
         heads=4,

@@ -11,7 +11,7 @@ from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 
 
 def experiment(
-    *, steps: int = 9_000, batch: int = 128, lr: float = 1e-3, latent: int = 20, beta: float = 1.0, bf16: bool = False
+    *, steps: int = 4_000, batch: int = 128, lr: float = 1e-3, latent: int = 20, beta: float = 1.0, bf16: bool = False
 ) -> Experiment:
     """A convolutional VAE with Bernoulli likelihood of the grey values.
 

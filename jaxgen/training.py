@@ -20,13 +20,19 @@ Optimizers = Mapping[Player, optax.GradientTransformation]
 
 def init_state(model: Model, optimizers: Optimizers, key: Array, batch: Batch, *, ema: bool = False) -> TrainState:
     """A fresh state. batch: examples [B, ...] as a data set gives them, of which only the shapes matter."""
+    _check_optimizers(model, optimizers)
     for_params, for_steps = jax.random.split(key)
     params, extra = model.init(for_params, normalize(batch))
-    missing = sorted(set(model.losses) ^ set(optimizers))
-    check(not missing, f"players {sorted(model.losses)} need one optimizer each, there are {sorted(optimizers)}")
     opt = {player: optimizers[player].init(params[player]) for player in model.losses}
     copied = Average(*jax.tree.map(jnp.copy, (params, extra))) if ema else None  # a donated buffer may not appear twice
     return TrainState(jnp.zeros((), jnp.int32), for_steps, params, opt, extra, copied)
+
+
+def _check_optimizers(model: Model, optimizers: Optimizers) -> None:
+    check(
+        set(model.losses) == set(optimizers),
+        f"players {sorted(model.losses)} need one optimizer each, there are {sorted(optimizers)}",
+    )
 
 
 def play_order(model: Model, order: Sequence[Player] | None) -> tuple[Player, ...]:
@@ -60,10 +66,12 @@ def make_step(
     prepare: from data to what losses see; axis_name: of the mapped batch axis where a layout maps one (pmap).
     metrics: "player/loss", "player/grad_norm" and the loss's own, means over the turn's examples and over turns.
     """
+    _check_optimizers(model, optimizers)
     order = play_order(model, order)
     turns = [(i, player, order[:i].count(player)) for i, player in enumerate(order)]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        check((ema > 0) == (state.ema is not None), f"ema is {ema}, but init_state had ema={state.ema is not None}")
         key = jax.random.fold_in(state.key, state.step)
         metrics: dict[str, list] = {}
         for i, player, minibatch in turns:
@@ -163,7 +171,7 @@ def repeat(step: Step) -> Callable[[TrainState, Batch, Array], tuple[TrainState,
 
         none = {player: jnp.full((), -1, jnp.int32) for player in players}
         state, sums, broken = jax.lax.fori_loop(0, n, body, (state, zeros, none))
-        return state, Report(jax.tree.map(lambda a: a / n, sums), broken)
+        return state, Report(jax.tree.map(lambda a: a / jnp.maximum(n, 1), sums), broken)
 
     return run
 

@@ -52,6 +52,7 @@ def diffusion(
         t, eps, dropped = jax.vmap(draw)(keys)
         condition = batch.condition
         if classes:
+            check(condition is not None, f"this model is conditional: its data needs labels, 0 to {classes - 1}")
             condition = jnp.where(dropped, classes, condition)  # the label `classes` is the empty condition
         x_t = diffuse(schedule, batch.x, eps, t)
         output, stats = denoiser.apply(params["denoiser"], extra["denoiser"], x_t, t, condition, train=True)

@@ -19,7 +19,7 @@ def total(x: Array) -> Array:
 
 class Likelihood(NamedTuple):
     """How a decoder's output describes an image. `log_prob(x, output) -> nats [B]`, x in [-1, 1];
-    `mean(output) -> image in [-1, 1]`."""
+    `mean(output)`: the image itself."""
 
     log_prob: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
@@ -49,4 +49,4 @@ def gaussian(sigma: float = 1.0) -> Likelihood:
     def log_prob(x: Array, mu: Array) -> Array:
         return total(-0.5 * jnp.square((x - mu) / sigma) - math.log(sigma) - 0.5 * math.log(2.0 * math.pi))
 
-    return Likelihood(log_prob, mean=lambda mu: jnp.clip(mu.astype(jnp.float32), -1.0, 1.0))
+    return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32))

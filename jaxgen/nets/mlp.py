@@ -57,7 +57,8 @@ class MLPDenoiser(nn.Module):
         h = Dense(self.features, dtype=self.dtype)(x)
         for _ in range(self.depth):
             r = nn.silu(
-                Dense(self.features, init=std_init(2.0), dtype=self.dtype)(nn.silu(h)) + Dense(self.features)(e)
+                Dense(self.features, init=std_init(2.0), dtype=self.dtype)(nn.silu(h))
+                + Dense(self.features, dtype=self.dtype)(e)
             )
             h = h + Dense(self.features, dtype=self.dtype)(r)
         return Dense(x.shape[-1], init=std_init(1e-4), dtype=self.dtype)(nn.silu(h)).astype(jnp.float32)

@@ -24,6 +24,7 @@ def uniform(steps: int, start: float = 1.0, stop: float = 0.0) -> Times:
     """Equal steps from `start` to `stop`. On t = i / T it is the evenly strided sub-sequence of
     Song et al. 2021 (arXiv:2010.02502, appendix D.2, "linear")."""
     check(1 <= steps <= LONGEST, f"the number of sampling steps must be 1 to {LONGEST}, it is {steps}")
+    check(start > 0, "a walk cannot start at time 0, where there is no noise to tell: start at 1e-3, say")
     index = jnp.minimum(jnp.arange(LONGEST + 1), steps) / steps
     return Times(jnp.asarray(start + (stop - start) * index, jnp.float32), jnp.asarray(steps, jnp.int32))
 

@@ -46,11 +46,13 @@ def stream(
     condition = conditions(model, n, condition)
     render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
     size = _bucket(n, batch, sharding)
-    for start in range(0, n, size):
-        index = _place(jnp.arange(start, start + size), sharding)
-        keys, noise = _draw(model.prior, key, index)
-        piece = None if condition is None else _place(_rows(condition, start, size), sharding)
-        yield render(keys, noise, piece)[: n - start]
+
+    def piece(start: int) -> Array:
+        keys, noise = _draw(model.prior, key, _place(jnp.arange(start, start + size), sharding))
+        given = None if condition is None else _place(_rows(condition, start, size), sharding)
+        return render(keys, noise, given)[: n - start]
+
+    return map(piece, range(0, n, size))  # what is wrong with the arguments is said now, not at the first image
 
 
 def generate(
@@ -98,7 +100,11 @@ def conditions(model: Model, n: int, condition: Any) -> Array | None:
 def renderer(model: Model, state: TrainState, *, sampler: Any, guidance: Any, ema: bool, guided: bool):
     """`(keys, noise, condition) -> images`, compiled once for a model and a kind of sampler."""
     check(guidance is None or guided, "guidance needs a condition: give one, or leave the guidance out")
-    if isinstance(guidance, int | float):
+    check(
+        guidance is None or model.schedule is not None,
+        "guidance steers a model that iterates, this one draws in one step",
+    )
+    if guidance is not None and not callable(guidance):
         guidance = classifier_free(guidance)
     params, extra = weights(state, ema)
     return partial(_render, model.predict, model.sampler if sampler is None else sampler, guidance, params, extra)
