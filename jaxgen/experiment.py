@@ -79,11 +79,9 @@ class Stopped(RuntimeError):
 def load_function(path: str | Path) -> Callable[..., Experiment]:
     """The function `experiment` of a Python file."""
     path = Path(path)
-    near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-    check(
-        path.is_file(),
-        f"no experiment file {path}" + (f"; in {path.parent} there are {', '.join(near)}" if near else ""),
-    )
+    folder = path if path.is_dir() else path.parent
+    near = sorted(p.name for p in folder.glob("*.py"))[:10] if folder.is_dir() else []
+    check(path.is_file(), f"no experiment file {path}" + (f"; in {folder} there are {', '.join(near)}" if near else ""))
     spec = importlib.util.spec_from_file_location(f"jaxgen_experiment_{path.stem}", path)
     check(
         spec is not None and spec.loader is not None, f"{path} is not a Python file: an experiment's name ends in .py"
@@ -296,8 +294,8 @@ class _Trainer(NamedTuple):
                 good = checkpoint.latest(checkpoints(self.folder))
                 last = "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
                 raise Diverged(
-                    f"the loss or gradient of player {player!r} is not finite at step {int(broken)}: {last} in "
-                    f"{self.folder}; lower the learning rate or clip the gradient"
+                    f"the loss, gradient or update of player {player!r} is not finite at step {int(broken)}: {last} "
+                    f"in {self.folder}; lower the learning rate or clip the gradient, in another --workdir"
                 )
         self.records.add(step, n, report.metrics)
 
@@ -368,6 +366,8 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
             not changed,
             f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings",
         )
+        # with nothing left to train the note stays as it is: asking for fewer steps does not undo any
+        write = write and (checkpoint.latest(checkpoints(folder)) or 0) < exp.steps
     else:
         check(
             not checkpoints(folder).exists(),

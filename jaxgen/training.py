@@ -165,7 +165,10 @@ def repeat(step: Step) -> Callable[[TrainState, Batch, Array], tuple[TrainState,
             state, sums, broken = carry
             state, metrics = step(state, jax.tree.map(lambda a: a[i], batches))
             for player in players:
-                fine = jnp.isfinite(metrics[f"{player}/loss"]) & jnp.isfinite(metrics[f"{player}/grad_norm"])
+                # the parameters too: an update that is not finite shows in the next loss, when it has been saved
+                norm = optax.global_norm(state.params[player])
+                seen = jnp.stack([metrics[f"{player}/loss"], metrics[f"{player}/grad_norm"], norm])
+                fine = jnp.isfinite(seen).all()
                 broken = {**broken, player: jnp.where(fine | (broken[player] >= 0), broken[player], start + i + 1)}
             return state, jax.tree.map(jnp.add, sums, metrics), broken
 

@@ -1,0 +1,78 @@
+"""The worked examples of CONTRIBUTING.md do what they say."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen import Experiment, families, fit, reconstruct, sampling, schedules
+from jaxgen.nets import network
+from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
+from jaxgen.nets.mlp import MLP
+
+TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def examples():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(block, names)
+    return names
+
+
+def test_the_loss_trains_a_gan(examples, tmp_path):
+    squares = examples["squares"](n=64)
+    generator, critic = network(DCGANGenerator(squares.shape, 2)), network(DCGANCritic(2))
+    model = families.gan(generator, critic, 4, objective=examples["least_squares"]())
+    adam = {"critic": optax.adam(1e-3), "generator": optax.adam(1e-3)}
+    state = fit(Experiment(model, adam, squares, batch=16, steps=2), tmp_path, progress=False)
+    assert int(state.step) == 2
+    objective = examples["least_squares"]()
+    assert objective.critic(1.0, 0.0) == 0.0  # the critic's and the generator's own optimum
+    assert objective.generator(0.0, 1.0) == 0.0
+
+
+def test_the_solver_is_of_second_order(examples):
+    schedule, s = schedules.cosine(), 0.5
+
+    def predict(x, t):  # the exact denoiser of x_0 ~ N(0, s^2)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return alpha * s**2 * x / (alpha**2 * s**2 + sigma**2)
+
+    with jax.enable_x64():
+        noise = jnp.linspace(-2.0, 2.0, 5)[:, None].astype(jnp.float64)
+        start, stop = 0.9, 0.1
+
+        def scale(t):
+            return jnp.sqrt(schedule.alpha(t) ** 2 * s**2 + schedule.sigma(t) ** 2)
+
+        exact = noise * scale(stop) / scale(start)  # the probability flow of a Gaussian
+        errors = []
+        for steps in (40, 80):
+            times = sampling.uniform(steps, start, stop)
+            solver = sampling.iterate(examples["dpm_solver_2m"](schedule), times)
+            x = solver(jax.random.split(jax.random.key(0), 5), predict, noise)
+            errors.append(float(jnp.abs(x - exact).max()))
+    assert errors[0] / errors[1] > 3.0  # 4 in the limit; 2 for a first-order solver
+
+
+def test_the_data_set_holds_squares(examples):
+    batch = examples["squares"]("test", n=200).take(np.arange(200))
+    side = 2 * batch.condition + 2
+    np.testing.assert_array_equal((batch.x > 0).sum(axis=(1, 2, 3)), side**2)
+
+
+def test_the_family_learns_to_reconstruct(examples, tmp_path):
+    squares = examples["squares"](n=256)
+    encoder, decoder = network(MLP((16,), (64,))), network(MLP(squares.shape, (64,)))
+    model = examples["autoencoder"](encoder, decoder, 16)
+    exp = Experiment(model, {"autoencoder": optax.adam(3e-3)}, squares, batch=64, steps=200)
+    state = fit(exp, tmp_path, progress=False)
+    x = jnp.asarray(squares.take(np.arange(32)).x, jnp.float32) / 127.5 - 1.0
+    error = jnp.mean(jnp.square(reconstruct(model, state, x) - x))
+    assert error < 0.5 * jnp.mean(jnp.square(x - x.mean(0)))  # better by far than the mean image
