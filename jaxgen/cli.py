@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxgen import __version__
-from jaxgen.types import InputError, check
+from jaxgen.errors import InputError, check
 
 Layout = Literal["one", "data", "fsdp", "pmap"]
 USAGE = """usage: jaxgen COMMAND ...
@@ -234,8 +234,10 @@ def data(action: Literal["list", "prepare"], name: str | None = None, /, *, data
         check(name is not None, "prepare which data set? Give its name: jaxgen data prepare mnist")
         print(sets.prepare(str(name), data_dir))
         return
-    for row in sets.available():
-        print("{:18} {:28} {}".format(*row))
+    rows = sets.available()
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for name, text, state in rows:
+        print(f"{name:{widths[0]}}  {text:{widths[1]}}  {state}")
 
 
 def train(path: str, argv: Sequence[str]) -> None:

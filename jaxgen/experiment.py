@@ -185,7 +185,6 @@ def fit(
     *,
     layout: str = "one",
     progress: bool = True,
-    resume: bool = True,
 ) -> TrainState:
     """Train `exp` up to its step `exp.steps` in `workdir` (runs/<name> unless told otherwise) and return the state.
 

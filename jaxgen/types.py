@@ -23,6 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxgen.errors import InputError as InputError
+from jaxgen.errors import check as check
+
 Array = jax.Array
 Keys = jax.Array  # typed PRNG keys [B]
 Tree = Any  # a pytree of arrays
@@ -33,10 +36,6 @@ Predict = Callable[[Array, Array], Array]
 
 Sampler = Callable[[Keys, Predict, Array], Array]
 """`sampler(keys, predict, noise) -> x_0`, a pytree: its functions are static, its numbers are traced."""
-
-
-class InputError(ValueError):
-    """A mistake in what the user gave: one line with what was wrong, what was expected and what to do."""
 
 
 class Batch(NamedTuple):
@@ -118,9 +117,3 @@ def labels(classes: int) -> Callable[[int, Any], Array]:
         return jnp.broadcast_to(jnp.asarray(value, jnp.int32), (n,))
 
     return condition
-
-
-def check(ok: bool, message: str) -> None:
-    """Raise `InputError(message)` unless `ok`: the one way bad input is refused."""
-    if not ok:
-        raise InputError(message)

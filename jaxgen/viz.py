@@ -39,7 +39,7 @@ def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = 
     from PIL import Image
 
     picture = Image.fromarray(grid(x, columns))
-    zoom = max(1, 32 // x.shape[1])
+    zoom = max(1, 64 // x.shape[1])
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     return atomically(path, lambda tmp: picture.save(tmp, format="PNG"))
 

@@ -18,7 +18,8 @@ from PIL import Image
 from jaxgen import cli, data
 
 __all__ = ["home"]
-CELL = 4 * (8 + 1)  # pixels from one enlarged 8x8 image of a grid to the next
+ZOOM = 8
+CELL = ZOOM * (8 + 1)  # pixels from one enlarged 8x8 image of a grid to the next
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def size(path: str | Path) -> tuple[int, int]:
         assert picture.mode == "RGB"
         width, height = picture.size
     columns, rows = round(width / CELL), round(height / CELL)
-    assert (width, height) == (columns * CELL - 4, rows * CELL - 4)
+    assert (width, height) == (columns * CELL - ZOOM, rows * CELL - ZOOM)
     return columns, rows
 
 
@@ -161,7 +162,7 @@ def test_walks_and_reconstructions_are_pictured(home: Home, tmp_path, say):
         file = tmp_path / f"{command}.png"
         assert say(command, home.run("vae"), "--out", file, *options) == [str(file)]
         assert size(file) == shape
-    originals = np.asarray(Image.open(tmp_path / "reconstruct.png"))[: CELL - 4 : 4, ::4, 0]
+    originals = np.asarray(Image.open(tmp_path / "reconstruct.png"))[: CELL - ZOOM : ZOOM, ::ZOOM, 0]
     for i, image in enumerate(data.load("digits", "test").take(np.arange(5)).x):
         np.testing.assert_array_equal(originals[:, 9 * i : 9 * i + 8], image[..., 0])
     assert say("reconstruct", home.run("diffusion"), "--n", 5, "--out", tmp_path / "x.png")

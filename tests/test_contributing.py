@@ -38,27 +38,26 @@ def test_the_loss_trains_a_gan(examples, tmp_path):
 
 
 def test_the_solver_is_of_second_order(examples):
-    schedule, s = schedules.cosine(), 0.5
+    schedule, s = schedules.linear(), 0.5
 
     def predict(x, t):  # the exact denoiser of x_0 ~ N(0, s^2)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         return alpha * s**2 * x / (alpha**2 * s**2 + sigma**2)
 
-    with jax.enable_x64():
-        noise = jnp.linspace(-2.0, 2.0, 5)[:, None].astype(jnp.float64)
-        start, stop = 0.9, 0.1
+    noise = jnp.linspace(-2.0, 2.0, 5)[:, None]
+    start, stop = 0.8, 0.2
 
-        def scale(t):
-            return jnp.sqrt(schedule.alpha(t) ** 2 * s**2 + schedule.sigma(t) ** 2)
+    def scale(t):
+        return jnp.sqrt(schedule.alpha(t) ** 2 * s**2 + schedule.sigma(t) ** 2)
 
-        exact = noise * scale(stop) / scale(start)  # the probability flow of a Gaussian
-        errors = []
-        for steps in (40, 80):
-            times = sampling.uniform(steps, start, stop)
-            solver = sampling.iterate(examples["dpm_solver_2m"](schedule), times)
-            x = solver(jax.random.split(jax.random.key(0), 5), predict, noise)
-            errors.append(float(jnp.abs(x - exact).max()))
-    assert errors[0] / errors[1] > 3.0  # 4 in the limit; 2 for a first-order solver
+    exact = noise * scale(stop) / scale(start)  # the probability flow of a Gaussian
+    errors = []
+    for steps in (20, 40):
+        times = sampling.uniform(steps, start, stop)
+        solver = sampling.iterate(examples["dpm_solver_2m"](schedule), times)
+        x = solver(jax.random.split(jax.random.key(0), 5), predict, noise)
+        errors.append(float(jnp.abs(x - exact).max()))
+    assert 3.5 < errors[0] / errors[1] < 4.5  # twice the steps, a quarter of the error
 
 
 def test_the_data_set_holds_squares(examples):

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "jaxgen"
 FLOORS = {
+    "errors": 0,
     "types": 0,
     "nets": 1,
     "losses": 1,
