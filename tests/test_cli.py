@@ -125,7 +125,7 @@ def test_a_picture_and_arrays_of_one_seed_are_the_same_images(home: Home, tmp_pa
     say("sample", home.run("vae"), "--out", tmp_path / "x.png", "--n", 1)
     say("sample", home.run("vae"), "--out", tmp_path / "x.npz", "--n", 1)
     with Image.open(tmp_path / "x.png") as picture, np.load(tmp_path / "x.npz") as arrays:
-        np.testing.assert_array_equal(np.asarray(picture)[::4, ::4, 0], arrays["x"][0, ..., 0])
+        np.testing.assert_array_equal(np.asarray(picture)[::ZOOM, ::ZOOM, 0], arrays["x"][0, ..., 0])
 
 
 def test_label_guidance_and_sampler_are_chosen_by_name(home: Home, tmp_path, say):

@@ -125,10 +125,10 @@ def test_bernoulli_stays_finite_where_the_decoder_is_sure(logit, x):
     np.testing.assert_allclose(gradient, [[y - (logit > 0)]], atol=1e-6)
 
 
-def test_the_mean_of_a_likelihood_is_an_image():
+def test_the_mean_of_a_likelihood_is_in_the_data_s_own_range():
     output = jnp.array([[-50.0, -1.0, 0.0, 1.0, 50.0]])
     np.testing.assert_allclose(bernoulli().mean(output), 2 / (1 + np.exp(-np.float64(output))) - 1, atol=1e-6)
-    np.testing.assert_allclose(gaussian().mean(output), [[-1.0, -1.0, 0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(gaussian().mean(output), output)  # points may lie anywhere
 
 
 def test_sums_run_in_float32_whatever_the_input():
