@@ -109,10 +109,14 @@ def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
     exp = exp._replace(**general)
     settings = {**defaults, **keywords, "steps": exp.steps, "seed": exp.seed}
     exp = exp._replace(name=Path(path).stem, source=str(Path(path).resolve()), settings=settings)
+    _check_numbers(exp)
+    return exp
+
+
+def _check_numbers(exp: Experiment) -> None:
     for field in ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every"):
         check(getattr(exp, field) >= 1, f"{field} must be at least 1, it is {getattr(exp, field)}")
     check(0 <= exp.ema < 1, f"ema must be in [0, 1), it is {exp.ema}")
-    return exp
 
 
 class Run(NamedTuple):
@@ -144,24 +148,34 @@ def load(workdir: str | Path) -> tuple[Model, TrainState]:
 
 
 def read_settings(workdir: str | Path) -> dict[str, Any]:
-    """What `fit` noted of a run: {"name", "source", "sha256", "keywords"}."""
-    path = Path(workdir) / "settings.json"
+    """What `fit` noted of a run: {"name", "source", "sha256", "keywords"}, the source where it is now."""
     check(Path(workdir).is_dir(), f"no folder {workdir}: give the folder of a run, such as runs/digits_vae")
+    path = Path(workdir) / "settings.json"
     check(path.is_file(), f"{workdir} is not the folder of a run (it has no settings.json): train into it first")
+    note = _read_note(path)
+    source = Path(note["source"])
+    check(
+        note["source"] != "",
+        f"the run in {workdir} was made in Python, not from a file: build its Experiment again and `fit` it there",
+    )
+    here = Path("experiments") / source.name
+    source = here.resolve() if here.is_file() and not source.is_file() else source  # a run from another machine
+    check(source.is_file(), f"the experiment of {workdir}, {source}, is gone: put it back")
+    _tell_if_changed(workdir, note, str(source))
+    return {**note, "source": str(source)}
+
+
+def _read_note(path: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(path.read_text())
-        settings = {name: settings[name] for name in ("name", "source", "sha256", "keywords")}
+        note = json.loads(path.read_text())
+        return {name: note[name] for name in ("name", "source", "sha256", "keywords")}
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): train into another folder, or restore the file") from None
-    here = Path("experiments") / Path(settings["source"]).name  # a run that moved to another machine
-    if not Path(settings["source"]).is_file() and here.is_file():
-        settings["source"] = str(here.resolve())
-    check(
-        Path(settings["source"]).is_file(), f"the experiment of {workdir}, {settings['source']}, is gone: put it back"
-    )
-    if _sha256(settings["source"]) != settings["sha256"]:
-        _say(f"note: {settings['source']} has changed since the run in {workdir} began")
-    return settings
+
+
+def _tell_if_changed(workdir: str | Path, note: Mapping[str, Any], source: str) -> None:
+    if _sha256(source) != note["sha256"]:
+        _say(f"note: {source} has changed since the run in {workdir} began")
 
 
 def checkpoints(workdir: str | Path) -> Path:
@@ -193,6 +207,7 @@ def fit(
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
     InputError for a folder of another run.
     """
+    _check_numbers(exp)
     folder = Path(workdir or Path("runs") / exp.name)
     place = parallel.layout(layout)
     shape = (
@@ -254,19 +269,19 @@ class _Trainer(NamedTuple):
             due = [
                 step % every == 0 or step == exp.steps for every in (exp.log_every, exp.save_every, exp.sample_every)
             ]
-            if any(due) or self.asked:
+            stop = self._asked_to_stop(step)
+            if any(due) or stop:  # nothing is saved whose report has not been looked at
                 self._digest(*waiting)
                 waiting = None
                 self.records.log(step)
-            self._events(state, step, due)
+            self._events(state, step, due, stop)
             n = self._next(n, capacity, time.perf_counter() - began)
         if not (self.folder / "samples.png").exists() or self.records.steps:
             self.picture(state, self.folder / "samples.png")
         return state
 
-    def _events(self, state: TrainState, step: int, due: list[bool]) -> None:
+    def _events(self, state: TrainState, step: int, due: list[bool], stop: int) -> None:
         _, saving, sampling = due
-        stop = self._asked_to_stop(step)
         if saving or stop:
             checkpoint.save(self.store, state, step)
         if sampling:
@@ -351,7 +366,7 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
     path = folder / "settings.json"
     mine = json.loads(json.dumps(dict(exp.settings), default=str))
     if path.exists():
-        theirs = read_settings(folder)
+        theirs = _read_note(path)
         check(
             theirs["name"] == exp.name,
             f"{folder} holds a run of {theirs['name']}, not of {exp.name}: choose another --workdir",
@@ -365,6 +380,8 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
             not changed,
             f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings",
         )
+        if exp.source:
+            _tell_if_changed(folder, theirs, exp.source)
         # with nothing left to train the note stays as it is: asking for fewer steps does not undo any
         write = write and (checkpoint.latest(checkpoints(folder)) or 0) < exp.steps
     else:
@@ -373,8 +390,7 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
             f"{folder} holds checkpoints but no settings.json: choose another --workdir",
         )
     if write:
-        sha256 = _sha256(exp.source) if exp.source else ""
-        note = {"name": exp.name, "source": exp.source, "sha256": sha256, "keywords": mine}
+        note = {"name": exp.name, "source": exp.source, "sha256": _sha256(exp.source), "keywords": mine}
         viz.atomically(path, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
 
 
@@ -400,8 +416,9 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _sha256(source: str) -> str:
+    """Of an experiment's file; of none, nothing."""
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
 
 
 def _say(line: str) -> None:

@@ -202,3 +202,14 @@ def test_fit_refuses_what_cannot_work(home: Home, tmp_path):
     with pytest.raises(InputError, match="unknown layout 'two': choose one of one, data, fsdp, pmap"):
         jaxgen.fit(jaxgen.load_experiment(tiny("vae")), tmp_path / "run", layout="two")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_experiment_made_in_python_goes_on_and_says_how_to_load_it(home: Home, tmp_path):
+    exp = jaxgen.load_experiment(tiny("vae"), steps=6)._replace(source="", settings={}, name="mine")
+    jaxgen.fit(exp, tmp_path, progress=False)
+    state = jaxgen.fit(exp._replace(steps=9), tmp_path, progress=False)
+    assert int(state.step) == 9
+    with pytest.raises(InputError, match=r"made in Python, not from a file: build its Experiment again and `fit` it"):
+        jaxgen.load(tmp_path)
+    with pytest.raises(InputError, match="batch must be at least 1, it is 0"):
+        jaxgen.fit(exp._replace(batch=0), tmp_path)
