@@ -117,7 +117,7 @@ class GroupNorm(nn.Module):
     (Wu and He 2018, arXiv:1803.08494, eq. 7); at most 32 groups, of at least four channels where there are as many.
 
     Sums over the positions come first, then groups of the [B, C] that is left, and the whole is one product and one sum
-    an element: grouping the image itself, as the equation reads, took 8 times as long with its gradient on the CPU.
+    an element: grouping the image itself, as the equation reads, is slower on the CPU (`benchmarks/primitives.py`).
     """
 
     affine: bool = True
