@@ -2,8 +2,8 @@
 
 taskset -c 1 python benchmarks/primitives.py
 
-Each row times ten gradient steps of one layer, batch 32, inside a `lax.scan`: plain and ours in turn, five times after a
-warm-up, and prints the median, smallest and largest ratio plain / ours of the pairs.
+Each row times ten gradient steps of one layer, batch 32, inside a `lax.scan`: plain and ours in turn, five times after
+a warm-up, and prints the median, smallest and largest ratio plain / ours of the pairs.
 """
 
 import time
