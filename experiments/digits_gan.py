@@ -11,7 +11,7 @@ from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
 
 
 def experiment(
-    *, steps: int = 4000, batch: int = 128, lr: float = 2e-4, latent: int = 32, width: int = 16
+    *, steps: int = 10_000, batch: int = 128, lr: float = 2e-4, latent: int = 32, width: int = 16
 ) -> Experiment:
     """The non-saturating GAN with DCGAN's networks and its Adam.
 
@@ -23,7 +23,7 @@ def experiment(
         width: channels of the critic's first layer
     """
     digits = data.load("digits")
-    generator, critic = network(DCGANGenerator(digits.shape, 2 * width)), network(DCGANCritic(width, 2))
+    generator, critic = network(DCGANGenerator(digits.shape, width, 2)), network(DCGANCritic(width, 2))
     adam = optax.adam(lr, b1=0.5)
     return Experiment(
         families.gan(generator, critic, latent), {"critic": adam, "generator": adam}, digits, batch=batch, steps=steps

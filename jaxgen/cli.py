@@ -391,7 +391,7 @@ def _held_out(run: Any, n: int, split: str = "test") -> tuple[Any, Any]:
     from jaxgen.data.pipeline import normalize
 
     exp = run.experiment
-    held_out = sets.load(exp.data.name, split)
+    held_out = sets.other_split(exp.data, split)
     check(
         1 <= n <= held_out.size,
         f"{n} images of {exp.data.name}: ask for at least 1, and {held_out.size} at most, which its {split} split has",

@@ -317,7 +317,7 @@ class _Trainer(NamedTuple):
         """A grid of samples from always the same noise."""
         exp = self.exp
         classes = len(exp.data.classes)
-        columns = classes if exp.model.condition is not None and 2 <= classes <= 20 else 8
+        columns = classes if exp.model.condition is not None and 5 <= classes <= 20 else 8
         points = len(exp.data.shape) == 1
         n = 1024 if points else 8 * columns
         condition = None if exp.model.condition is None else np.arange(n) % max(classes, 1)

@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "normalize",
     "order",
+    "other_split",
     "prepare",
     "reader",
     "to_uint8",
@@ -57,7 +58,12 @@ def load(name: str, split: str = "train", **options) -> Dataset:
     for option in options:
         known = ", ".join(allowed) or "none"
         check(option in allowed, f"the data set {name} has no option {option!r}; it has {known}")
-    return function(split, **options)
+    return function(split, **options)._replace(options=options)
+
+
+def other_split(dataset: Dataset, split: str) -> Dataset:
+    """Another part of the same data set, loaded with the same options: the test pictures of what was trained on."""
+    return load(dataset.name, split, **dataset.options)
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ class Dataset(NamedTuple):
                the points' own units; condition int32 [n] (or [n, K] for K attributes), or None
     classes    names of the labels (of the attributes), () where there are none
     streaming  examples are read from storage at each `take`, not held in memory
+    options    what else `load` was given, so that `jaxgen.data.other_split` can load the rest alike
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset(NamedTuple):
     take: Callable[[np.ndarray], Batch]
     classes: tuple[str, ...] = ()
     streaming: bool = False
+    options: Mapping[str, Any] = {}
 
 
 def in_memory(name: str, split: str, x: Any, labels: Any = None, classes=()) -> Dataset:

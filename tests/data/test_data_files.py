@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.data import load
+from jaxgen.data import load, other_split
 from jaxgen.types import InputError
 
 
@@ -238,3 +238,13 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
     os.rename(tmp_path / "c.npy", tmp_path / "c.npz")
     with pytest.raises(InputError, match="damaged or not"):
         load(str(tmp_path / "c.npz"))
+
+
+def test_another_split_is_loaded_with_the_same_options(tmp_path):
+    for i in range(40):
+        save(tmp_path / f"{i}.png", plain(i))
+    train = load(f"folder:{tmp_path}", size=16, channels=1)
+    test = other_split(train, "test")
+    assert test.shape == train.shape == (16, 16, 1)
+    assert 0 < test.size < train.size
+    assert test.split == "test"
