@@ -33,9 +33,14 @@ def environment(devices: int) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def results():
     worker = [sys.executable, str(HERE / "_layouts_worker.py")]
-    done = subprocess.run(worker, env=environment(8), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    for timeout in (150, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
+        try:
+            done = subprocess.run(worker, env=environment(8), capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            continue
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+    pytest.fail("eight virtual devices did not finish in time, twice")
 
 
 @pytest.mark.slow
