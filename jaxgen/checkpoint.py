@@ -4,7 +4,7 @@ A step is one folder, `<folder>/<step>`, that orbax commits by a rename: a kille
 `<step>.orbax-checkpoint-tmp`, which nothing reads. It holds
 
   state    every array of the training state, under its path ("params/vae/dense/kernel")
-  meta     JSON: the paths, shapes, dtypes and checksums of those arrays, the caller's notes, and a CRC of all that
+  meta     JSON: the paths, shapes, dtypes and checksums of those arrays, and a CRC of all that
 
 Orbax restores a flipped bit or a missing chunk as if nothing had happened, and casts dtypes silently. So every
 restore recomputes the checksums of the arrays as they lie on the devices, and goes on to the next older step when
@@ -128,10 +128,10 @@ def _save_errors(store: Store) -> Iterator[None]:
 # Saving
 
 
-def save(store: Store, state: Tree, step: int, notes: Any = None) -> bool:
+def save(store: Store, state: Tree, step: int) -> bool:
     """Save `state` (any tree of jax arrays) as `step`; the writing goes on in the background.
 
-    On return the state's values have been taken, so its buffers may be donated. `notes` is anything JSON can hold.
+    On return the state's values have been taken, so its buffers may be donated.
     A step that exists is left as it is: returns False. Raises `SaveError` if this or the previous save failed, and
     `InputError` for a step older than the newest one saved, or a leaf that is not a jax array.
     """
@@ -149,7 +149,7 @@ def save(store: Store, state: Tree, step: int, notes: Any = None) -> bool:
     )
     arrays = _arrays(state)
     leaves = [leaf._replace(sums=sums) for leaf, sums in zip(_describe(state), _sums(arrays), strict=True)]
-    body = {"step": step, "leaves": [leaf._asdict() for leaf in leaves], "notes": notes}
+    body = {"step": step, "leaves": [leaf._asdict() for leaf in leaves]}
     check(len({leaf.path for leaf in leaves}) == len(leaves), 'two leaves have one path: avoid "/" in names')
     stored = {leaf.path: x for leaf, x in zip(leaves, arrays, strict=True) if x.size}
     # Orbax refuses an empty tree; the shapes in `meta` are all that an empty state needs.
@@ -326,16 +326,6 @@ def restore(store: Store, template: Tree, report: Callable[[str], Any] = print) 
         f"every checkpoint in {store.folder} is damaged ({reasons}): nothing was changed there; "
         "bring back a copy, or start again in another folder"
     )
-
-
-def notes(store: Store, step: int) -> Any:
-    """The notes saved with `step`. Raises `InputError` where there is no such step or its description is damaged."""
-    saved = steps(store.folder)
-    check(step in saved, f"{store.folder} holds no step {step}: choose one of {saved}")
-    try:
-        return _guarded(lambda *_: _read_body(step, _read_meta(store, step)), store, step, None)["notes"]
-    except _Damaged as error:
-        raise InputError(f"checkpoint step {step} in {store.folder} is damaged ({error}): choose another") from error
 
 
 def _load(store: Store, step: int, template: Tree) -> Tree:

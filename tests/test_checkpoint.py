@@ -82,19 +82,6 @@ def train_state_of_four() -> TrainState:
     return train_state(4)
 
 
-def test_notes_come_back_checked(tmp_path):
-    store = checkpoint.open_store(tmp_path)
-    checkpoint.save(store, tree(1), 1, notes={"lr": 2e-4, "order": ["critic", "generator"]})
-    checkpoint.wait(store)
-    assert checkpoint.notes(store, 1) == {"lr": 2e-4, "order": ["critic", "generator"]}
-    with pytest.raises(InputError, match="holds no step 2"):
-        checkpoint.notes(store, 2)
-    file = tmp_path / "1" / "meta" / "metadata"
-    file.write_text(file.read_text().replace("0.0002", "0.0003"))
-    with pytest.raises(InputError, match=r"step 1 .* is damaged"):
-        checkpoint.notes(store, 1)
-
-
 def test_nothing_saved_is_none(tmp_path):
     assert checkpoint.restore(checkpoint.open_store(tmp_path / "new"), tree(0)) is None
     assert checkpoint.restore(checkpoint.open_store(tmp_path / "absent", read_only=True), tree(0)) is None

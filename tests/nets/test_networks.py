@@ -1,5 +1,6 @@
 """Networks: shapes at every image size, types, conditions and normalisation."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
-from jaxgen.nets.layers import BatchNorm
+from jaxgen.nets.layers import BatchNorm, GroupNorm
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.nets.network import parameter_count
 from jaxgen.nets.unet import UNet, time_features
@@ -266,3 +267,25 @@ def test_time_features_tell_times_apart():
     np.testing.assert_allclose(features[0], [1.0] * 8 + [0.0] * 8, atol=1e-6)
     i = np.arange(8)
     np.testing.assert_allclose(features[500, :8], np.cos(500 * 10000.0 ** (-i / 8)), atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [3, 12, 32])
+def test_group_normalisation_is_the_plain_one_with_its_gradient(channels):
+    groups = {3: 1, 12: 3, 32: 8}[channels]  # of four channels where there are as many
+    x = 3.0 + jax.random.normal(jax.random.key(0), (2, 5, 4, channels))
+    weight = jax.random.normal(jax.random.key(1), x.shape)
+    params = {"params": {"scale": jnp.linspace(0.5, 1.5, channels), "bias": jnp.linspace(-1.0, 1.0, channels)}}
+
+    def value_and_gradient(module):
+        return jax.value_and_grad(lambda p, x: jnp.sum(weight * module.apply(p, x)), argnums=(0, 1))(params, x)
+
+    ours, plain = value_and_gradient(GroupNorm()), value_and_gradient(nn.GroupNorm(num_groups=groups, epsilon=1e-5))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_group_normalisation_without_affine_has_zero_mean_and_unit_variance():
+    x = 5.0 + 2.0 * jax.random.normal(jax.random.key(0), (3, 6, 6, 8))
+    y = GroupNorm(affine=False).apply({}, x).reshape(3, 36, 2, 4)
+    np.testing.assert_allclose(y.mean((1, 3)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(y.var((1, 3)), 1.0, atol=1e-4)
