@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -163,3 +164,12 @@ class Condition(nn.Module):
         check(condition is not None or self.null, f"this model is conditional: give a label, 0 to {self.classes - 1}")
         label = jnp.full((batch,), self.classes) if condition is None else condition
         return Embed(self.classes + self.null, self.features, dtype=self.dtype)(label)
+
+
+def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:
+    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]
+    (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020 count the time to 1000)."""
+    half = features // 2
+    w = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
+    angle = 1000.0 * t[:, None].astype(jnp.float32) * w
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype)

@@ -9,9 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Condition, Dense, Dtype
+from jaxgen.nets.layers import Condition, Dense, Dtype, time_features
 from jaxgen.nets.primitives import std_init
-from jaxgen.nets.unet import time_features
 from jaxgen.types import Array
 
 

@@ -310,6 +310,11 @@ def conv(
         if kernel.shape[:2] == x.shape[1:3] and dilation == (1, 1):  # the kernel covers the image: one product
             out = x.reshape(x.shape[0], -1) @ kernel.reshape(-1, kernel.shape[3])
             return out[:, None, None, :]
+    sizes = _spatial(x.shape, kernel.shape, Window(stride, pads, (1, 1), dilation))
+    if max(o - n for o, n in zip(sizes, x.shape[1:3], strict=True)) > 0 and min(min(pads)) >= 0:
+        # A result larger than the image makes the kernel's gradient a window larger than its image, which XLA's CPU
+        # compiler leaves in its slow form: zeros that stand in the image itself are cheaper.
+        x, pads = jnp.pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
     return _slide(x, kernel, Window(stride, pads, (1, 1), dilation, feature_groups=groups))
 
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, GroupNorm
+from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, GroupNorm, time_features
 from jaxgen.nets.primitives import attention, constant_std
 from jaxgen.types import Array, check
 
 NEARLY_ZERO = constant_std(1e-5)  # a block starts as the identity, its gradient does not start at nothing
-
-
-def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:
-    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]
-    (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020 count the time to 1000)."""
-    half = features // 2
-    w = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
-    angle = 1000.0 * t[:, None].astype(jnp.float32) * w
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype)
 
 
 class ResBlock(nn.Module):

@@ -8,10 +8,10 @@ import pytest
 
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
-from jaxgen.nets.layers import BatchNorm, GroupNorm
+from jaxgen.nets.layers import BatchNorm, GroupNorm, time_features
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.nets.network import parameter_count
-from jaxgen.nets.unet import UNet, time_features
+from jaxgen.nets.unet import UNet
 from jaxgen.types import InputError
 
 KEY = jax.random.key(0)
