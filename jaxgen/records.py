@@ -34,7 +34,7 @@ class Records:
     def __init__(self, folder: Path, start: int, total: int, examples: int, progress: bool, write: bool):
         self.folder, self.start, self.total, self.examples = folder, start, total, examples
         self.progress, self.write = progress, write
-        self.steps = 0  # trained in this session
+        self.steps = 0  # trained by this call
         self._sums: dict[str, float] = {}
         self._count = 0
         # (when, after how many steps): the first call was done, which had to be compiled; the last one was
@@ -107,12 +107,12 @@ class Records:
 
     @property
     def seconds(self) -> float:
-        """Time trained, over every session of the run, compilation included."""
+        """Time trained, over every call that went on with the run, compilation included."""
         return self._seconds + time.perf_counter() - self._began
 
     @property
     def rate(self) -> float:
-        """Images a second of this session, from the end of the first call, which was compiled, to that of the last."""
+        """Images a second of this call, from the end of the first call, which was compiled, to that of the last."""
         if self._clock is None or self._latest == self._clock:
             return 0.0
         (began, first), (ended, last) = self._clock, self._latest
