@@ -3,17 +3,28 @@
 jaxgen train experiments/digits_vae.py
 """
 
+from typing import Literal
+
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.losses import likelihood as likelihoods
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 
 
 def experiment(
-    *, steps: int = 8000, batch: int = 128, lr: float = 1e-3, latent: int = 8, beta: float = 1.0
+    *,
+    steps: int = 8000,
+    batch: int = 128,
+    lr: float = 1e-3,
+    latent: int = 8,
+    beta: float = 1.0,
+    likelihood: Literal[
+        "bernoulli", "gaussian", "learned_gaussian", "optimal_gaussian", "categorical", "discretised_logistic"
+    ] = "bernoulli",
 ) -> Experiment:
-    """A convolutional VAE with Bernoulli likelihood.
+    """A convolutional VAE.
 
     Args:
         steps: how long to train
@@ -21,11 +32,12 @@ def experiment(
         lr: Adam's learning rate, lowered to nothing along a cosine
         latent: dimensions of the latent
         beta: weight of the KL term
+        likelihood: of the pixels
     """
-    digits = data.load("digits")
+    digits, p = data.load("digits"), getattr(likelihoods, likelihood)()
+    height, width, channels = digits.shape
     encoder = network(ConvEncoder(2 * latent, width=16, hidden=128))
-    decoder = network(ConvDecoder(digits.shape, width=16, hidden=128))
+    decoder = network(ConvDecoder((height, width, channels * p.outputs), width=16, hidden=128))
+    model = families.vae(encoder, decoder, latent, likelihood=p, beta=beta)
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
-    return Experiment(
-        families.vae(encoder, decoder, latent, beta=beta), {"vae": adam}, digits, batch=batch, steps=steps
-    )
+    return Experiment(model, {"vae": adam}, digits, batch=batch, steps=steps)

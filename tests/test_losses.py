@@ -8,7 +8,15 @@ from scipy import stats
 
 from jaxgen.losses.adversarial import non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
-from jaxgen.losses.likelihood import bernoulli, gaussian, total
+from jaxgen.losses.likelihood import (
+    bernoulli,
+    categorical,
+    discretised_logistic,
+    gaussian,
+    learned_gaussian,
+    optimal_gaussian,
+    total,
+)
 from jaxgen.types import InputError
 
 
@@ -123,6 +131,67 @@ def test_bernoulli_stays_finite_where_the_decoder_is_sure(logit, x):
     y = (x + 1) / 2
     np.testing.assert_allclose(value, y * min(logit, 0) + (1 - y) * min(-logit, 0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, [[y - (logit > 0)]], atol=1e-6)
+
+
+def test_a_learned_gaussian_of_one_deviation_is_the_fixed_one():
+    x, mu = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
+    output = jnp.concatenate([mu, jnp.full_like(mu, 7.0 * np.arctanh(np.log(0.3) / 7.0))], axis=-1)
+    np.testing.assert_allclose(learned_gaussian().log_prob(x, output), gaussian(0.3).log_prob(x, mu), rtol=1e-5)
+    np.testing.assert_array_equal(learned_gaussian().mean(output), mu)
+
+
+def test_the_optimal_gaussian_is_the_best_of_all_fixed_ones():
+    x, mu = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 1))
+    fixed = jnp.stack([gaussian(s).log_prob(x, mu) for s in np.geomspace(0.3, 5.0, 400)])
+    best = optimal_gaussian().log_prob(x, mu)
+    assert (best >= fixed.max(0) - 1e-3).all()
+    np.testing.assert_allclose(best, fixed.max(0), atol=2e-2)
+
+
+def test_the_optimal_gaussian_s_gradient_is_that_of_its_own_formula():
+    x, mu = jax.random.normal(jax.random.key(0), (2, 1, 6, 6, 1))
+
+    def formula(mu):
+        return -18.0 * (jnp.log(2.0 * jnp.pi * jnp.mean(jnp.square(x - mu))) + 1.0)
+
+    value, gradient = jax.value_and_grad(lambda mu: optimal_gaussian().log_prob(x, mu)[0])(mu)
+    np.testing.assert_allclose(value, formula(mu), rtol=1e-5)
+    np.testing.assert_allclose(gradient, jax.grad(formula)(mu), rtol=1e-4)
+    assert jnp.isfinite(jax.grad(lambda mu: optimal_gaussian().log_prob(x, mu)[0])(x)).all()  # at a perfect fit
+
+
+@pytest.mark.parametrize(("likelihood", "levels"), [(categorical(5), 5), (discretised_logistic(5), 5)])
+def test_probabilities_of_all_levels_add_to_one(likelihood, levels):
+    output = 2.0 * jax.random.normal(jax.random.key(0), (1, 3, 3, likelihood.outputs))
+    every = jnp.linspace(-1.0, 1.0, levels)
+    pixel = [jnp.exp(likelihood.log_prob(jnp.full((1, 1, 1, 1), v), output[:, :1, :1])) for v in every]
+    np.testing.assert_allclose(sum(pixel), 1.0, rtol=1e-5)
+
+
+def test_a_categorical_is_the_softmax_at_the_pixel_s_level():
+    output = jax.random.normal(jax.random.key(0), (2, 1, 1, 2 * 3))  # two channels of three levels
+    x = jnp.array([[-1.0, 0.0], [1.0, 1.0]])[:, None, None]
+    log_p = np.log(np.exp(output) / np.exp(output).reshape(2, 2, 3).sum(-1).repeat(3, -1).reshape(2, 1, 1, 6))
+    expected = [log_p[0, 0, 0, 0] + log_p[0, 0, 0, 4], log_p[1, 0, 0, 2] + log_p[1, 0, 0, 5]]
+    np.testing.assert_allclose(categorical(3).log_prob(x, output), expected, rtol=1e-5)
+
+
+def test_a_discretised_logistic_is_a_difference_of_scipy_s_distribution_function():
+    mu, log_s, x = 0.2, np.log(0.15), np.linspace(-1, 1, 256)[[1, 60, 128, 200, 254]]
+    output = jnp.array([mu, 7.0 * np.arctanh(log_s / 7.0)])[None, None, None].repeat(5, 0)
+    cdf = stats.logistic(mu, 0.15).cdf
+    expected = np.log(cdf(x + 1 / 255) - cdf(x - 1 / 255))
+    got = discretised_logistic().log_prob(jnp.asarray(x, jnp.float32)[:, None, None, None], output)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", [learned_gaussian(), categorical(256), discretised_logistic(256)])
+@pytest.mark.parametrize("size", [-1e6, 0.0, 1e6])
+def test_no_output_makes_a_likelihood_or_its_gradient_infinite(likelihood, size):
+    x = jnp.linspace(-1.0, 1.0, 4)[None, :, None, None]
+    output = jnp.full((1, 4, 1, likelihood.outputs), size)
+    value, gradient = jax.value_and_grad(lambda output: likelihood.log_prob(x, output)[0])(output)
+    assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
 def test_the_mean_of_a_likelihood_is_in_the_data_s_own_range():

@@ -29,7 +29,8 @@ def vae(
     loss = -E_q log p(x|z) + beta KL(q(z|x) || p(z)) in nats an example, summed over pixels (eq. 3; beta: Higgins et
     al. 2017), with one sample z = mu + sigma eps (eq. 4).
     encoder: (x [B, ...], condition) -> mu and log sigma^2 [B, 2 latent]; decoder: (z [B, latent], condition) -> output.
-    likelihood: `losses.likelihood.bernoulli()` unless told otherwise; classes: of the labels that both networks take.
+    likelihood: `losses.likelihood.bernoulli()` unless told otherwise; the decoder's output has `likelihood.outputs`
+    channels for each of x. classes: of the labels that both networks take.
     """
     check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
     p = bernoulli() if likelihood is None else likelihood
@@ -39,6 +40,12 @@ def vae(
         z = jnp.zeros((batch.x.shape[0], latent))
         phi, phi_stats = encoder.init(for_encoder, batch.x, batch.condition)
         theta, theta_stats = decoder.init(for_decoder, z, batch.condition)
+        output, _ = jax.eval_shape(decoder.apply, theta, theta_stats, z, batch.condition)
+        needed = (*batch.x.shape[1:-1], batch.x.shape[-1] * p.outputs)
+        check(
+            output.shape[1:] == needed,
+            f"the decoder gives {output.shape[1:]}, the likelihood needs {needed}: change one",
+        )
         return {"vae": {"encoder": phi, "decoder": theta}}, {"encoder": phi_stats, "decoder": theta_stats}
 
     def posterior(params: Tree, extra: Tree, x: Array, condition: Tree, train: bool) -> tuple[Array, Array, Tree]:

@@ -17,12 +17,16 @@ def total(x: Array) -> Array:
     return jnp.sum(x.astype(jnp.float32), axis=tuple(range(1, x.ndim)))
 
 
+LOG_SCALE_RANGE = 7.0  # |log of a predicted scale| stays below this, smoothly: its exponential is never 0 nor infinite
+
+
 class Likelihood(NamedTuple):
-    """How a decoder's output describes an image. `log_prob(x, output) -> nats [B]`, x in [-1, 1];
-    `mean(output)`: the image itself."""
+    """How a decoder's output describes an image. `log_prob(x, output) -> nats [B]`, x in [-1, 1]; `mean(output)`: the
+    image itself; outputs: channels of the output for each channel of the image."""
 
     log_prob: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
+    outputs: int = 1
 
 
 def bernoulli() -> Likelihood:
@@ -50,3 +54,76 @@ def gaussian(sigma: float = 1.0) -> Likelihood:
         return total(-0.5 * jnp.square((x - mu) / sigma) - math.log(sigma) - 0.5 * math.log(2.0 * math.pi))
 
     return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32))
+
+
+def learned_gaussian() -> Likelihood:
+    """The Gaussian of which the output says mu and log sigma of every pixel, [..., 2 C]
+    (Kingma and Welling 2013, appendix C.2)."""
+
+    def log_prob(x: Array, output: Array) -> Array:
+        mu, log_sigma = _location_and_log_scale(output)
+        return total(-0.5 * jnp.square((x - mu) * jnp.exp(-log_sigma)) - log_sigma - 0.5 * math.log(2.0 * math.pi))
+
+    return Likelihood(log_prob, mean=lambda output: _location_and_log_scale(output)[0], outputs=2)
+
+
+def optimal_gaussian() -> Likelihood:
+    """The Gaussian with the one sigma that suits each example best, sigma^2 = mean_i (x_i - mu_i)^2:
+    log p(x) = -D/2 (log(2 pi sigma^2) + 1) (Rybkin, Daniilidis and Levine 2020, arXiv:2006.13202).
+
+    No weight between distortion and KL has to be chosen. sigma is 1/255, half a grey level, at least.
+    """
+
+    def log_prob(x: Array, mu: Array) -> Array:
+        size = math.prod(x.shape[1:])
+        variance = jnp.maximum(total(jnp.square(x - mu)) / size, 1.0 / 255.0**2)
+        # below the floor the sum of squares is not D sigma^2, and the gradient is the plain Gaussian's
+        squares = total(jnp.square(x - mu)) / jax.lax.stop_gradient(variance)
+        return -0.5 * (squares + size * (jnp.log(2.0 * math.pi * jax.lax.stop_gradient(variance))))
+
+    return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32))
+
+
+def categorical(levels: int = 256) -> Likelihood:
+    """log p(x) = sum_i log softmax(output_i)[level of x_i], x on `levels` equal steps from -1 to 1.
+
+    output: [..., C levels] logits; the mean is that of the levels (van den Oord et al. 2016, arXiv:1601.06759, 3.3).
+    """
+    check(levels >= 2, f"a categorical likelihood needs at least 2 levels, it has {levels}")
+
+    def split(output: Array) -> Array:
+        return output.astype(jnp.float32).reshape(*output.shape[:-1], -1, levels)
+
+    def log_prob(x: Array, output: Array) -> Array:
+        level = jnp.round((x + 1.0) / 2.0 * (levels - 1)).astype(jnp.int32)
+        log_p = jax.nn.log_softmax(split(output), axis=-1)
+        return total(jnp.take_along_axis(log_p, level[..., None], axis=-1)[..., 0])
+
+    def mean(output: Array) -> Array:
+        return jax.nn.softmax(split(output), axis=-1) @ jnp.linspace(-1.0, 1.0, levels)
+
+    return Likelihood(log_prob, mean, outputs=levels)
+
+
+def discretised_logistic(levels: int = 256) -> Likelihood:
+    """P(x) = S((x + d - mu) / s) - S((x - d - mu) / s), S the sigmoid, d half a step of `levels` from -1 to 1; the
+    first and the last level take all that lies beyond them (Kingma et al. 2016, arXiv:1606.04934; Salimans et al.
+    2017, arXiv:1701.05517, eq. 2). output: [..., 2 C], mu and log s.
+    """
+    check(levels >= 2, f"a discretised likelihood needs at least 2 levels, it has {levels}")
+    d = 1.0 / (levels - 1)
+
+    def log_prob(x: Array, output: Array) -> Array:
+        mu, log_s = _location_and_log_scale(output)
+        inverse = jnp.exp(-log_s)
+        above, below = jax.nn.log_sigmoid((x + d - mu) * inverse), jax.nn.log_sigmoid(-(x - d - mu) * inverse)
+        # S(a) - S(b) = S(a) S(-b) (1 - exp(b - a)): no difference of nearly equal numbers
+        inside = above + below + jnp.log(-jnp.expm1(-2.0 * d * inverse))
+        return total(jnp.where(x < -1.0 + d, above, jnp.where(x > 1.0 - d, below, inside)))
+
+    return Likelihood(log_prob, mean=lambda output: _location_and_log_scale(output)[0], outputs=2)
+
+
+def _location_and_log_scale(output: Array) -> tuple[Array, Array]:
+    location, log_scale = jnp.split(output.astype(jnp.float32), 2, axis=-1)
+    return location, LOG_SCALE_RANGE * jnp.tanh(log_scale / LOG_SCALE_RANGE)

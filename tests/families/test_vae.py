@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from jaxgen.families import vae
-from jaxgen.losses.likelihood import bernoulli, gaussian
-from jaxgen.nets import Network
+from jaxgen.losses.likelihood import bernoulli, gaussian, learned_gaussian
+from jaxgen.nets import Network, network
+from jaxgen.nets.mlp import MLP
 from jaxgen.types import Batch, InputError
 
 SIGMA, LATENT, DIMS = 0.6, 2, 4
@@ -168,3 +169,11 @@ def test_the_prior_is_standard_normal():
 def test_a_latent_of_no_dimension_is_refused():
     with pytest.raises(InputError, match="at least one dimension"):
         vae(LINEAR, LINEAR, 0)
+
+
+def test_a_decoder_that_does_not_fit_its_likelihood_is_refused():
+    shape = (4, 4, 1)
+    encoder, decoder = network(MLP((2 * 2,), (8,))), network(MLP(shape, (8,)))
+    model = vae(encoder, decoder, 2, likelihood=learned_gaussian())
+    with pytest.raises(InputError, match=r"the decoder gives \(4, 4, 1\), the likelihood needs \(4, 4, 2\)"):
+        model.init(jax.random.key(0), Batch(jnp.zeros((3, *shape))))
