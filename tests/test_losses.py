@@ -135,7 +135,7 @@ def test_bernoulli_stays_finite_where_the_decoder_is_sure(logit, x):
 
 def test_a_learned_gaussian_of_one_deviation_is_the_fixed_one():
     x, mu = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
-    output = jnp.concatenate([mu, jnp.full_like(mu, 7.0 * np.arctanh(np.log(0.3) / 7.0))], axis=-1)
+    output = jnp.concatenate([mu, jnp.full_like(mu, 7.0 * np.arctanh(np.log(0.3 - 1 / 16) / 7.0))], axis=-1)
     np.testing.assert_allclose(learned_gaussian().log_prob(x, output), gaussian(0.3).log_prob(x, mu), rtol=1e-5)
     np.testing.assert_array_equal(learned_gaussian().mean(output), mu)
 

@@ -56,13 +56,19 @@ def gaussian(sigma: float = 1.0) -> Likelihood:
     return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32))
 
 
-def learned_gaussian() -> Likelihood:
-    """The Gaussian of which the output says mu and log sigma of every pixel, [..., 2 C]
-    (Kingma and Welling 2013, appendix C.2)."""
+def learned_gaussian(smallest: float = 1.0 / 16.0) -> Likelihood:
+    """The Gaussian of which the output says mu and sigma of every pixel, [..., 2 C], sigma = smallest + exp(second
+    half) (Kingma and Welling 2013, appendix C.2).
+
+    smallest: pixels that hardly vary would draw sigma to 0 and the density, with its gradient, to infinity, at the
+    expense of all the others; half a step between the data's values is a sound bound.
+    """
+    check(smallest > 0, f"the smallest sigma must be positive, it is {smallest}")
 
     def log_prob(x: Array, output: Array) -> Array:
-        mu, log_sigma = _location_and_log_scale(output)
-        return total(-0.5 * jnp.square((x - mu) * jnp.exp(-log_sigma)) - log_sigma - 0.5 * math.log(2.0 * math.pi))
+        mu, log_scale = _location_and_log_scale(output)
+        sigma = smallest + jnp.exp(log_scale)
+        return total(-0.5 * jnp.square((x - mu) / sigma) - jnp.log(sigma) - 0.5 * math.log(2.0 * math.pi))
 
     return Likelihood(log_prob, mean=lambda output: _location_and_log_scale(output)[0], outputs=2)
 
