@@ -55,28 +55,22 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.init, shape, jnp.float32).astype(self.dtype)
-        y = primitives.conv(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
+        kernel = self.param("kernel", self.init, shape, jnp.float32)
+        y = self._slide(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
+    def _slide(self, x: Array, kernel: Array) -> Array:
+        return primitives.conv(x, kernel, stride=self.stride, padding=self.padding)
 
-class ConvTranspose(nn.Module):
+
+class ConvTranspose(Conv):
     """A transposed convolution, NHWC: `stride` times as large with padding "SAME"."""
 
-    features: int
     size: int = 4
     stride: int = 2
-    padding: Any = "SAME"
-    bias: bool = True
-    init: Any = primitives.std_init()
-    dtype: Dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.init, shape, jnp.float32).astype(self.dtype)
-        y = primitives.conv_transpose(x.astype(self.dtype), kernel, stride=self.stride, padding=self.padding)
-        return y + _bias(self) if self.bias else y
+    def _slide(self, x: Array, kernel: Array) -> Array:
+        return primitives.conv_transpose(x, kernel, stride=self.stride, padding=self.padding)
 
 
 def _bias(layer: Any) -> Array:
