@@ -185,9 +185,9 @@ def checkpoints(workdir: str | Path) -> Path:
 
 def init(exp: Experiment) -> TrainState:
     """The state before the first step."""
-    first = exp.data.take(np.zeros(exp.batch // exp.accumulate or 1, np.int64))
-    shapes = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
-    return training.init_state(exp.model, exp.optimizers, jax.random.key(exp.seed), shapes, ema=exp.ema > 0)
+    one, size = exp.data.take(np.zeros(1, np.int64)), max(1, exp.batch // exp.accumulate)
+    batch = jax.tree.map(lambda a: jnp.zeros((size, *a.shape[1:]), a.dtype), one)
+    return training.init_state(exp.model, exp.optimizers, jax.random.key(exp.seed), batch, ema=exp.ema > 0)
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -225,16 +225,18 @@ def fit(
     store = checkpoint.open_store(checkpoints(folder))
     with contextlib.ExitStack() as closing:
         closing.callback(checkpoint.close, store)
-        found = checkpoint.restore(store, parallel.template(place, state_of), report=_say)
-        state, start = found if found is not None else (parallel.create(place, state_of), 0)
+        shapes = parallel.template(place, state_of)
+        found = checkpoint.restore(store, shapes, report=_say)
+        state, start = found if found is not None else (parallel.create(shapes, state_of), 0)
         make = partial(training.make_step, exp.model, exp.optimizers, order=exp.order, ema=exp.ema)
-        run = parallel.compile_step(place, make, state)
+        run = parallel.compile_step(place, make, shapes)
         who = (jax.process_index(), jax.process_count())
         reader = closing.enter_context(pipeline.reader(exp.data, seed=exp.seed, shape=shape, step=start, process=who))
-        records = closing.enter_context(Records(folder, start, exp.steps, int(np.prod(shape)), progress, write=chief))
+        examples = int(np.prod(shape))
+        records = closing.enter_context(Records(folder, start, exp.steps, examples, progress, write=chief))
         asked = closing.enter_context(_signals())
         trainer = _Trainer(exp, folder, place, store, run, reader, records, asked, chief)
-        state = trainer.train(state, start)
+        state = trainer.train(state, start, _capacity(exp.data, examples))
     if chief:
         _say(records.summary(folder))
     return state
@@ -253,8 +255,8 @@ class _Trainer(NamedTuple):
     asked: list[int]
     chief: bool
 
-    def train(self, state: TrainState, step: int) -> TrainState:
-        exp, capacity = self.exp, self._capacity()
+    def train(self, state: TrainState, step: int, capacity: int) -> TrainState:
+        exp = self.exp
         n, waiting = 1, None
         while step < exp.steps:
             n = min(n, self._until_event(step), capacity)
@@ -276,16 +278,22 @@ class _Trainer(NamedTuple):
                 self.records.log(step)
             self._events(state, step, due, stop)
             n = self._next(n, capacity, time.perf_counter() - began)
-        if not (self.folder / "samples.png").exists() or self.records.steps:
-            self.picture(state, self.folder / "samples.png")
+        if not self.samples.exists():  # a finished run whose picture was taken away
+            self.picture(state, self.samples)
         return state
+
+    @property
+    def samples(self) -> Path:
+        """The picture that a run ends with."""
+        return self.folder / "samples.png"
 
     def _events(self, state: TrainState, step: int, due: list[bool], stop: int) -> None:
         _, saving, sampling = due
         if saving or stop:
             checkpoint.save(self.store, state, step)
         if sampling:
-            self.picture(state, self.folder / "samples" / f"step_{step:08d}.png")
+            last = [self.samples] if step == self.exp.steps else []
+            self.picture(state, self.folder / "samples" / f"step_{step:08d}.png", *last)
         if stop and step < self.exp.steps:
             checkpoint.wait(self.store)
             name = signal.Signals(stop).name
@@ -313,8 +321,8 @@ class _Trainer(NamedTuple):
                 )
         self.records.add(step, n, report.metrics)
 
-    def picture(self, state: TrainState, path: Path) -> None:
-        """A grid of samples from always the same noise."""
+    def picture(self, state: TrainState, *paths: Path) -> None:
+        """A grid of samples from always the same noise, in each of the files."""
         exp = self.exp
         classes = len(exp.data.classes)
         columns = classes if exp.model.condition is not None and 5 <= classes <= 20 else 8
@@ -326,7 +334,7 @@ class _Trainer(NamedTuple):
             from jax.experimental import multihost_utils
 
             x = multihost_utils.process_allgather(x, tiled=True)
-        if self.chief:
+        for path in paths if self.chief else ():
             viz.save_picture(path, np.asarray(x), columns)
 
     def _until_event(self, step: int) -> int:
@@ -335,19 +343,18 @@ class _Trainer(NamedTuple):
             exp.steps - step, *(every - step % every for every in (exp.log_every, exp.save_every, exp.sample_every))
         )
 
-    def _capacity(self) -> int:
-        """Steps that one compiled call takes at most. It must not depend on anything measured: another capacity is
-        another executable, and only one and the same executable repeats a run bit for bit."""
-        exp = self.exp
-        item = np.prod(exp.data.shape) * exp.data.take(np.zeros(1, np.int64)).x.dtype.itemsize
-        examples = training.minibatches(training.play_order(exp.model, exp.order)) * exp.batch
-        return int(np.clip(CALL_BYTES // max(1, item * examples), 1, CALL_STEPS))
-
     def _next(self, n: int, capacity: int, seconds: float) -> int:
         """How many steps to ask for next: more while a call is short. The number is traced and changes no value."""
         if seconds < CALL_SECONDS / 2:
             return min(2 * n, capacity)
         return max(1, n // 2) if seconds > 2 * CALL_SECONDS and self.records.steps > n else n
+
+
+def _capacity(data: Dataset, examples: int) -> int:
+    """Steps of so many examples that one compiled call takes at most. It must not depend on anything measured: another
+    capacity is another executable, and only one and the same executable repeats a run bit for bit."""
+    item = data.take(np.zeros(1, np.int64)).x.nbytes
+    return int(np.clip(CALL_BYTES // max(1, item * examples), 1, CALL_STEPS))
 
 
 def _padded(batch: Batch, capacity: int) -> Batch:

@@ -77,10 +77,10 @@ def template(place: Layout, init: Callable[[], TrainState]) -> TrainState:
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, place_of)
 
 
-def create(place: Layout, init: Callable[[], TrainState]) -> TrainState:
-    """`init()` made where it belongs, never whole on one device."""
-    where = state_sharding(place, jax.eval_shape(init))
-    # an initialisation runs once: on the CPU optimising it costs three times what it saves, and changes no value
+def create(shapes: TrainState, init: Callable[[], TrainState]) -> TrainState:
+    """`init()` made where its `template` says, never whole on one device."""
+    where = jax.tree.map(lambda s: s.sharding, shapes)
+    # an initialisation runs once: on the CPU optimising it costs more than it saves, and changes no value
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(init, out_shardings=where, compiler_options=options)()
 

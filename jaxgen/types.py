@@ -15,7 +15,7 @@ Conventions used throughout
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +95,11 @@ class Solver(NamedTuple):
 
     init: Callable[[Array], tuple]
     step: Callable[[Keys, Predict, tuple, Array, Array], tuple]
+
+
+def normal(keys: Keys, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """z ~ N(0, I), [B, *shape]: row i is drawn from keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), dtype))(keys)
 
 
 def _one_shot(keys: Keys, predict: Predict, noise: Array) -> Array:

@@ -40,10 +40,9 @@ def train(model, order, batch, place):
     optimizers = {player: optax.sgd(0.05, momentum=0.9) for player in model.losses}
     first = jax.tree.map(lambda a: jnp.zeros(a.shape[3:], a.dtype), batch)
     init = partial(training.init_state, model, optimizers, jax.random.key(0), first, ema=True)
-    state = parallel.create(place, init)
-    run = parallel.compile_step(
-        place, partial(training.make_step, model, optimizers, order=order, ema=0.9), parallel.template(place, init)
-    )
+    shapes = parallel.template(place, init)
+    state = parallel.create(shapes, init)
+    run = parallel.compile_step(place, partial(training.make_step, model, optimizers, order=order, ema=0.9), shapes)
     return run(state, parallel.place_batch(place, batch), np.int32(STEPS))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
 from jaxgen.schedules import Schedule, diffuse, like, parametrisation
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Sampler, Tree, check, labels
+from jaxgen.types import Array, Batch, Keys, Model, Predict, Sampler, Tree, check, labels, normal
 
 
 def diffusion(
@@ -60,7 +60,7 @@ def diffusion(
         return total(jnp.square(target - output)) / eps[0].size, ({}, {"denoiser": stats})
 
     def prior(keys: Keys) -> Array:
-        return jax.vmap(lambda key: jax.random.normal(key, tuple(shape)))(keys)
+        return normal(keys, shape)
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
         def denoise(x: Array, t: Array) -> Array:

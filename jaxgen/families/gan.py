@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxgen.losses.adversarial import Adversarial, non_saturating
 from jaxgen.nets import Network
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, one_shot
+from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, normal, one_shot
 
 
 def gan(
@@ -22,8 +22,7 @@ def gan(
     (Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1), the non-saturating one unless told otherwise.
 
     generator: (z [B, latent], condition) -> image [B, ...] in [-1, 1]; critic: (x, condition) -> score [B].
-    Real and generated images pass the critic in batches of their own, so that a batch normalisation does not mix
-    them (Radford et al. 2015; Ioffe's statistics would tell the critic which is which).
+    Real and generated images pass the critic in batches of their own, so that a batch normalisation does not mix them.
     """
     check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
     v = non_saturating() if objective is None else objective
@@ -36,7 +35,7 @@ def gan(
         return {"critic": d, "generator": g}, {"critic": d_stats, "generator": g_stats}
 
     def prior(keys: Keys) -> Array:
-        return jax.vmap(lambda key: jax.random.normal(key, (latent,)))(keys)
+        return normal(keys, (latent,))
 
     def scores(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, Array, Tree]:
         """(D(x) [B], D(G(z)) [B], statistics), both networks in training mode."""

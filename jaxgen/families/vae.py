@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import Likelihood, bernoulli
 from jaxgen.nets import Network
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, one_shot
+from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, normal, one_shot
 
 LOG_VAR_RANGE = 15.0  # |log variance| stays below this, smoothly: exp of it neither overflows nor vanishes
 
@@ -69,7 +69,7 @@ def vae(
         return distortion + kl
 
     def prior(keys: Keys) -> Array:
-        return jax.vmap(lambda key: jax.random.normal(key, (latent,)))(keys)
+        return normal(keys, (latent,))
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
         def decode(z: Array, t: Array) -> Array:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import BatchNorm, Condition, Conv, ConvTranspose, Dense, Dtype
+from jaxgen.nets.layers import BatchNorm, Condition, Conv, ConvTranspose, Dense, Dtype, joined
 from jaxgen.nets.primitives import constant_std, std_init
 from jaxgen.types import Array
 
@@ -46,8 +46,7 @@ class DCGANGenerator(nn.Module):
     def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
         count = halvings(self.shape, self.smallest)
-        c = Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0])
-        z = z if c is None else jnp.concatenate([z, c], axis=-1)
+        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0]))
         small = (height >> count, breadth >> count, 2 * widths(self.width, count)[-1])
         h = Dense(math.prod(small), bias=False, init=DCGAN_INIT, dtype=self.dtype)(z).reshape(-1, *small)
         h = nn.relu(BatchNorm(dtype=self.dtype)(h, train))
@@ -74,7 +73,7 @@ class DCGANCritic(nn.Module):
         c = Condition(self.classes, 8, dtype=self.dtype)(condition, x.shape[0])
         if c is not None:
             c = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[-1]))
-        h = x if c is None else jnp.concatenate([x, c.astype(x.dtype)], axis=-1)
+        h = joined(x, c)
         for i, width in enumerate(widths(self.width, count)):
             norm = self.norm and i > 0
             h = Conv(width, 4, 2 if count else 1, bias=not norm, init=DCGAN_INIT, dtype=self.dtype)(h)
@@ -99,9 +98,8 @@ class ConvEncoder(nn.Module):
         h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(x))
         for width in widths(2 * self.width, count)[:count]:
             h = nn.relu(Conv(width, 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
-        h = h.reshape(h.shape[0], -1)
         c = Condition(self.classes, 32, dtype=self.dtype)(condition, x.shape[0])
-        h = h if c is None else jnp.concatenate([h, c], axis=-1)
+        h = joined(h.reshape(h.shape[0], -1), c)
         h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(h))
         return Dense(self.out, dtype=self.dtype)(h).astype(jnp.float32)
 
@@ -120,8 +118,7 @@ class ConvDecoder(nn.Module):
     def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
         count = halvings(self.shape, self.smallest)
-        c = Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0])
-        z = z if c is None else jnp.concatenate([z, c], axis=-1)
+        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0]))
         h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(z))
         small = (height >> count, breadth >> count, widths(2 * self.width, count)[-1])
         h = nn.relu(Dense(math.prod(small), init=std_init(2.0), dtype=self.dtype)(h)).reshape(-1, *small)

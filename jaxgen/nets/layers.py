@@ -140,6 +140,11 @@ class GroupNorm(nn.Module):
         return (wide * scale + shift).astype(self.dtype)
 
 
+def joined(x: Array, condition: Array | None) -> Array:
+    """The features of a condition behind those of x, [..., C + features]; x itself where there is none."""
+    return x if condition is None else jnp.concatenate([x, condition.astype(x.dtype)], axis=-1)
+
+
 class Condition(nn.Module):
     """A label [B] as features [B, features]; with `classes=None` the condition is ignored and None comes back.
 

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Condition, Dense, Dtype, time_features
+from jaxgen.nets.layers import Condition, Dense, Dtype, joined, time_features
 from jaxgen.nets.primitives import std_init
 from jaxgen.types import Array
 
@@ -31,8 +31,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
         h = x.reshape(x.shape[0], -1).astype(self.dtype)
-        c = Condition(self.classes, 16, dtype=self.dtype)(condition, x.shape[0])
-        h = h if c is None else jnp.concatenate([h, c], axis=-1)
+        h = joined(h, Condition(self.classes, 16, dtype=self.dtype)(condition, x.shape[0]))
         for width in self.features:
             h = self.activation(Dense(width, init=std_init(2.0), dtype=self.dtype)(h))
         h = Dense(math.prod(self.out), dtype=self.dtype)(h).astype(jnp.float32)

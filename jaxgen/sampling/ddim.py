@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.sampling.noise import normal
 from jaxgen.schedules import Schedule, to_eps
-from jaxgen.types import Array, Keys, Predict, Solver
+from jaxgen.types import Array, Keys, Predict, Solver, normal
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
@@ -31,4 +30,6 @@ def _step(schedule: Schedule, eta: Array, keys: Keys, predict: Predict, carry: t
     eps = to_eps(alpha_t, sigma_t, x, x0)
     # the maximum guards the inversion (u > t), where eta has to be zero
     c = eta * sigma_u / sigma_t * jnp.sqrt(jnp.maximum(sigma_t**2 - (alpha_t / alpha_u) ** 2 * sigma_u**2, 0.0))
-    return (alpha_u * x0 + jnp.sqrt(jnp.maximum(sigma_u**2 - c**2, 0.0)) * eps + c * normal(keys, x),)
+    return (
+        alpha_u * x0 + jnp.sqrt(jnp.maximum(sigma_u**2 - c**2, 0.0)) * eps + c * normal(keys, x.shape[1:], x.dtype),
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.sampling.noise import normal
 from jaxgen.schedules import Schedule
-from jaxgen.types import Array, Keys, Predict, Solver, check
+from jaxgen.types import Array, Keys, Predict, Solver, check, normal
 
 
 def ddpm(schedule: Schedule, variance: str = "beta") -> Solver:
@@ -33,4 +32,4 @@ def _step(schedule: Schedule, small: Array, keys: Keys, predict: Predict, carry:
     beta = jnp.maximum(sigma_t**2 - (a * sigma_u) ** 2, 0.0)
     mu = a * (sigma_u / sigma_t) ** 2 * x + alpha_u * beta / sigma_t**2 * predict(x, t)
     deviation = jnp.sqrt(beta) * jnp.where(small > 0, sigma_u / sigma_t, 1.0)
-    return (mu + jnp.where(u > 0, deviation, 0.0) * normal(keys, x),)
+    return (mu + jnp.where(u > 0, deviation, 0.0) * normal(keys, x.shape[1:], x.dtype),)
