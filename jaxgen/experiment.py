@@ -257,6 +257,10 @@ class _Trainer(NamedTuple):
 
     def train(self, state: TrainState, step: int, capacity: int) -> TrainState:
         exp = self.exp
+        # a finished run whose picture was taken away; only then, for several processes draw together or not at all,
+        # and a file that the first has just written would divide them
+        if step >= exp.steps and not self.samples.exists():
+            self.picture(state, self.samples)
         n, waiting = 1, None
         while step < exp.steps:
             n = min(n, self._until_event(step), capacity)
@@ -278,8 +282,6 @@ class _Trainer(NamedTuple):
                 self.records.log(step)
             self._events(state, step, due, stop)
             n = self._next(n, capacity, time.perf_counter() - began)
-        if not self.samples.exists():  # a finished run whose picture was taken away
-            self.picture(state, self.samples)
         return state
 
     @property
@@ -396,6 +398,10 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
             not checkpoints(folder).exists(),
             f"{folder} holds checkpoints but no settings.json: choose another --workdir",
         )
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("claimed")  # nobody writes before everybody has looked
     if write:
         note = {"name": exp.name, "source": exp.source, "sha256": _sha256(exp.source), "keywords": mine}
         viz.atomically(path, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
