@@ -10,6 +10,7 @@ from jaxgen.nets import network
 from jaxgen.nets.unet import UNet
 from jaxgen.sampling import ddim, iterate, uniform
 from jaxgen.schedules import cosine
+from jaxgen.types import labels
 
 
 def experiment(*, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: int = 32) -> Experiment:
@@ -28,7 +29,7 @@ def experiment(*, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: 
         schedule,
         digits.shape,
         prediction="v",
-        classes=len(digits.classes),
+        condition=labels(len(digits.classes)),
         sampler=iterate(ddim(schedule), uniform(50), clip=1.0),
         inversion=iterate(ddim(schedule), uniform(50, start=1e-3, stop=1.0), clip=1.0),
     )

@@ -9,6 +9,7 @@ import optax
 
 from jaxgen import Experiment, data, families
 from jaxgen.losses import likelihood as likelihoods
+from jaxgen.losses.evidence import elbo
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 
@@ -38,6 +39,6 @@ def experiment(
     height, width, channels = digits.shape
     encoder = network(ConvEncoder(2 * latent, width=16, hidden=128))
     decoder = network(ConvDecoder((height, width, channels * p.outputs), width=16, hidden=128))
-    model = families.vae(encoder, decoder, latent, likelihood=p, beta=beta)
+    model = families.vae(encoder, decoder, latent, likelihood=p, objective=elbo(beta=beta))
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
     return Experiment(model, {"vae": adam}, digits, batch=batch, steps=steps)

@@ -11,6 +11,7 @@ from jaxgen import Experiment, data, families, schedules
 from jaxgen.nets import network
 from jaxgen.nets.unet import UNet
 from jaxgen.sampling import ddim, iterate, uniform
+from jaxgen.types import labels
 
 
 def experiment(
@@ -49,7 +50,7 @@ def experiment(
         noise,
         mnist.shape,
         prediction=prediction,
-        classes=len(mnist.classes),
+        condition=labels(len(mnist.classes)),
         sampler=iterate(ddim(noise), uniform(50), clip=1.0),
         inversion=iterate(ddim(noise), uniform(50, start=1e-3, stop=1.0), clip=1.0),
     )

@@ -8,6 +8,7 @@ import optax
 from jaxgen import Experiment, data, families
 from jaxgen.nets import network
 from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
+from jaxgen.types import labels
 
 
 def experiment(
@@ -35,6 +36,6 @@ def experiment(
     classes = len(mnist.classes) if conditional else None
     generator = network(DCGANGenerator(mnist.shape, width, classes=classes, dtype=dtype))
     critic = network(DCGANCritic(width, classes=classes, dtype=dtype))
-    model = families.gan(generator, critic, latent, classes=classes)
+    model = families.gan(generator, critic, latent, condition=labels(classes) if classes else None)
     adam = optax.adam(lr, b1=0.5)
     return Experiment(model, {"critic": adam, "generator": adam}, mnist, batch=batch, steps=steps)

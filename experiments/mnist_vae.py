@@ -6,6 +6,7 @@ TFDS_DATA_DIR=... jaxgen train experiments/mnist_vae.py
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.losses.evidence import elbo
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 
@@ -27,4 +28,5 @@ def experiment(
     encoder = network(ConvEncoder(2 * latent, width=16, dtype=dtype))
     decoder = network(ConvDecoder(mnist.shape, width=16, dtype=dtype))
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
-    return Experiment(families.vae(encoder, decoder, latent, beta=beta), {"vae": adam}, mnist, batch=batch, steps=steps)
+    model = families.vae(encoder, decoder, latent, objective=elbo(beta=beta))
+    return Experiment(model, {"vae": adam}, mnist, batch=batch, steps=steps)

@@ -53,7 +53,8 @@ def sample(
         n: how many
         out: a .png for a grid, a .npz for arrays (x, labels); WORKDIR/sample.png by default
         seed: the same seed draws the same images, on any number of devices
-        condition: a label, by number or by name; by default all of them in turn, where the model is conditional
+        condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn,
+            or the conditions of held-out examples
         guidance: classifier-free guidance scale
         sampler: ddim or ddpm, for a model that iterates
         sampler_steps: steps of that sampler
@@ -69,16 +70,17 @@ def sample(
     _at_least(1, n=n, batch=batch)
     file = _out(out, workdir / "sample.png", ".png", ".npz")
     run, place = _run(workdir)
-    model, classes = run.experiment.model, run.experiment.data.classes
-    labels = _labels(model, classes, condition, n)
+    model = run.experiment.model
+    labels = _conditions(run, condition, n)
     options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": _sampler(run, sampler, sampler_steps)}
     x = np.asarray(jaxgen.sample(model, run.state, jax.random.key(seed), n, labels, sharding=place.rows, **options))
     if file.suffix == ".npz":
         images = x if x.ndim == 2 else np.asarray(viz.to_uint8(x))
         print(viz.save_arrays(file, x=images, labels=labels))
     else:
-        columns = len(classes) if labels is not None and condition is None and n > len(classes) else None
-        print(viz.save_picture(file, x, columns))
+        in_turn = condition is None and model.condition is not None and model.condition.kind == "label"
+        classes = len(run.experiment.data.classes)
+        print(viz.save_picture(file, x, classes if in_turn and n > classes else None))
 
 
 def interpolate(
@@ -112,8 +114,8 @@ def interpolate(
     file = _out(out, workdir / "interpolate.png", ".png")
     run, _ = _run(workdir)
     model = run.experiment.model
-    labels = _labels(model, run.experiment.data.classes, condition, rows)
-    latents = _encoded(run, 2 * rows, labels) if reals else _noise(model, seed, 2 * rows)
+    labels = _conditions(run, condition, rows)
+    latents = _encoded(run, 2 * rows, labels) if reals else _noise(run, seed, 2 * rows)
     walk = getattr(sampling, path)
     x = jaxgen.interpolate(model, run.state, latents[:rows], latents[rows:], steps, path=walk, condition=labels)
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))
@@ -150,8 +152,8 @@ def traverse(
     file = _out(out, workdir / "traverse.png", ".png")
     run, _ = _run(workdir)
     model = run.experiment.model
-    labels = _labels(model, run.experiment.data.classes, condition, 1)
-    latent, values = _noise(model, seed, 1), jnp.linspace(-limit, limit, steps)
+    labels = _conditions(run, condition, 1)
+    latent, values = _noise(run, seed, 1), jnp.linspace(-limit, limit, steps)
     rows = [jaxgen.traverse(model, run.state, latent, d, values, condition=labels)[0] for d in dimensions]
     print(viz.save_picture(file, jnp.concatenate(rows), steps))
 
@@ -362,24 +364,56 @@ def _sampler(run: Any, name: str | None, steps: int | None) -> Any:
     return sampling.named(model, name, steps, float("inf") if points else 1.0)
 
 
-def _labels(model: Any, classes: tuple[str, ...], condition: str | None, n: int) -> Any:
-    """A label [n] for each image: the one that was named, or all in turn."""
+def _conditions(run: Any, condition: str | None, n: int) -> Any:
+    """A condition for each of n images: the one that was named; or else all labels in turn, held-out examples' own."""
+    model, classes = run.experiment.model, run.experiment.data.classes
+    if model.condition is None:
+        check(condition is None, "this run is unconditional: it was trained without conditions; leave --condition out")
+        return None
+    return _DEFAULTS[model.condition.kind](run, n) if condition is None else _named(model, classes, condition, n)
+
+
+def _named(model: Any, classes: tuple[str, ...], condition: str, n: int) -> Any:
+    """The condition that the user wrote: a label, or the names of attributes that are 1, separated by commas."""
     import numpy as np
 
-    if condition is None:
-        return None if model.condition is None else np.arange(n) % max(1, len(classes))
-    check(
-        model.condition is not None, "this run is unconditional: it was trained without labels; leave --condition out"
-    )
+    kind = model.condition.kind
+    check(kind != "image", "this run is conditioned on images: leave --condition out, held-out ones serve")
     known = {name.lower(): i for i, name in enumerate(classes)} | {str(i): i for i in range(len(classes))}
-    check(condition.lower() in known, f"unknown label {condition!r}: this run knows {', '.join(classes)}")
-    return np.full(n, known[condition.lower()])
+    words = [word.strip().lower() for word in condition.split(",")] if kind == "attributes" else [condition.lower()]
+    unknown = [word for word in words if word not in known]
+    check(not unknown, f"unknown {kind} {', '.join(unknown)!r}: this run knows {', '.join(classes)}")
+    if kind == "label":
+        return np.full(n, known[words[0]])
+    return np.tile(np.isin(np.arange(len(classes)), [known[word] for word in words]).astype(np.float32), (n, 1))
 
 
-def _noise(model: Any, seed: int, n: int) -> Any:
+def _all_labels(run: Any, n: int) -> Any:
+    import numpy as np
+
+    return np.arange(n) % max(1, len(run.experiment.data.classes))
+
+
+def _held_out_conditions(run: Any, n: int) -> Any:
+    """The conditions of n held-out examples, from the first again where there are fewer."""
+    import numpy as np
+
+    from jaxgen import data as sets
+
+    size = sets.other_split(run.experiment.data, "test").size
+    _, condition = _held_out(run, min(n, size))
+    return np.resize(np.asarray(condition), (n, *condition.shape[1:]))
+
+
+_DEFAULTS = {"label": _all_labels, "attributes": _held_out_conditions, "image": _held_out_conditions}
+
+
+def _noise(run: Any, seed: int, n: int) -> Any:
     import jax
 
-    return model.prior(jax.random.split(jax.random.key(seed), n))
+    from jaxgen.sampling import weights
+
+    return run.experiment.model.prior(*weights(run.state), jax.random.split(jax.random.key(seed), n))
 
 
 def _held_out(run: Any, n: int, split: str = "test") -> tuple[Any, Any]:
@@ -389,6 +423,7 @@ def _held_out(run: Any, n: int, split: str = "test") -> tuple[Any, Any]:
 
     from jaxgen import data as sets
     from jaxgen.data.pipeline import normalize
+    from jaxgen.types import condition_of
 
     exp = run.experiment
     held_out = sets.other_split(exp.data, split)
@@ -397,7 +432,8 @@ def _held_out(run: Any, n: int, split: str = "test") -> tuple[Any, Any]:
         f"{n} images of {exp.data.name}: ask for at least 1, and {held_out.size} at most, which its {split} split has",
     )
     batch = jax.tree.map(jax.numpy.asarray, held_out.take(np.arange(n)))
-    return normalize(batch).x, None if exp.model.condition is None else batch.condition
+    batch = normalize(batch)
+    return batch.x, condition_of(exp.model.condition, batch)
 
 
 def _encoded(run: Any, n: int, labels: Any) -> Any:

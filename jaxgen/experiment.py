@@ -119,6 +119,13 @@ def _check_numbers(exp: Experiment) -> None:
     check(0 <= exp.ema < 1, f"ema must be in [0, 1), it is {exp.ema}")
 
 
+def _check_data(exp: Experiment) -> None:
+    """InputError for data that the model does not take, before anything is compiled: all of a set that is in memory."""
+    count, size = (256 if exp.data.streaming else exp.data.size), 8192
+    for start in range(0, min(count, exp.data.size), size):
+        exp.model.check(exp.data.take(np.arange(start, min(start + size, exp.data.size, count))))
+
+
 class Run(NamedTuple):
     """A trained experiment read back: its pure functions, its newest good state, and the step of it."""
 
@@ -220,6 +227,7 @@ def fit(
         f"batch {exp.batch} is no multiple of accumulate {exp.accumulate} times {place.devices} devices: change one",
     )
     chief = jax.process_index() == 0
+    _check_data(exp)
     _claim(folder, exp, write=chief)
     state_of = partial(init, exp)
     store = checkpoint.open_store(checkpoints(folder))
@@ -326,18 +334,14 @@ class _Trainer(NamedTuple):
     def picture(self, state: TrainState, *paths: Path) -> None:
         """A grid of samples from always the same noise, in each of the files."""
         exp = self.exp
-        classes = len(exp.data.classes)
-        columns = classes if exp.model.condition is not None and 5 <= classes <= 20 else 8
-        points = len(exp.data.shape) == 1
-        n = 1024 if points else 8 * columns
-        condition = None if exp.model.condition is None else np.arange(n) % max(classes, 1)
+        n, columns, condition, reals = _picture_plan(exp)
         x = sample(exp.model, state, jax.random.key(exp.seed), n, condition, sharding=self.place.rows, batch=max(n, 64))
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             x = multihost_utils.process_allgather(x, tiled=True)
         for path in paths if self.chief else ():
-            viz.save_picture(path, np.asarray(x), columns)
+            viz.save_picture(path, viz.beside(reals, np.asarray(x)), columns)
 
     def _until_event(self, step: int) -> int:
         exp = self.exp
@@ -350,6 +354,32 @@ class _Trainer(NamedTuple):
         if seconds < CALL_SECONDS / 2:
             return min(2 * n, capacity)
         return max(1, n // 2) if seconds > 2 * CALL_SECONDS and self.records.steps > n else n
+
+
+class _Plan(NamedTuple):
+    """A run's picture: n samples in so many columns, their conditions, and images to the left of each row."""
+
+    n: int
+    columns: int
+    condition: Any = None
+    left: Sequence[np.ndarray] = ()
+
+
+def _picture_plan(exp: Experiment) -> _Plan:
+    """Every class in turn; of attributes and images six samples each of the first examples', which stand beside."""
+    given, classes = exp.model.condition, len(exp.data.classes)
+    if len(exp.data.shape) == 1:
+        condition = None if given is None else np.arange(1024) % max(classes, 1)
+        return _Plan(1024, 1, condition)
+    if given is None:
+        return _Plan(64, 8)
+    if given.kind == "label":
+        columns = classes if 5 <= classes <= 20 else 8
+        return _Plan(8 * columns, columns, np.arange(8 * columns) % max(classes, 1))
+    batch = pipeline.normalize(jax.tree.map(jnp.asarray, exp.data.take(np.arange(min(8, exp.data.size)))))
+    condition = np.asarray(given.of(batch))
+    left = [np.asarray(batch.x), *([condition] if given.kind == "image" else [])]
+    return _Plan(6 * len(condition), 6 + len(left), np.repeat(condition, 6, axis=0), left)
 
 
 def _capacity(data: Dataset, examples: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,16 @@ def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1
     cell[:n, :height, :width] = np.broadcast_to(images, (n, height, width, 3)) if channels == 1 else images
     sheet = cell.reshape(rows, columns, height + border, width + border, 3).swapaxes(1, 2)
     return sheet.reshape(rows * (height + border), columns * (width + border), 3)[: -border or None, : -border or None]
+
+
+def beside(left: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Images x [rows * k, ...], k a row, each of `left` [rows, ...] to the left of its row; grey becomes colour."""
+    if not left:
+        return x
+    rows, channels = len(left[0]), max(a.shape[-1] for a in (*left, x))
+    images = [a.reshape(rows, -1, *a.shape[-3:]) for a in (*left, x)]
+    wide = [np.broadcast_to(a, (*a.shape[:-1], channels)) for a in images]
+    return np.concatenate(wide, axis=1).reshape(-1, *x.shape[1:-1], channels)
 
 
 def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = None) -> Path:

@@ -12,7 +12,7 @@ from jaxgen import families, parallel, sampling, schedules, training
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
 from jaxgen.nets.mlp import MLPDenoiser
-from jaxgen.types import Batch
+from jaxgen.types import Batch, labels
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 16, 5
 
@@ -25,7 +25,11 @@ def models():
     schedule = schedules.cosine()
     sampler = sampling.iterate(sampling.ddpm(schedule), sampling.uniform(5))
     denoiser = network(MLPDenoiser(64, 1, classes=3))
-    yield "diffusion", families.diffusion(denoiser, schedule, (2,), sampler=sampler, classes=3, prediction="v"), None
+    yield (
+        "diffusion",
+        families.diffusion(denoiser, schedule, (2,), sampler=sampler, condition=labels(3), prediction="v"),
+        None,
+    )
 
 
 def data(name, turns):

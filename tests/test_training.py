@@ -22,7 +22,7 @@ def model_of(losses, params=None, extra=None):
     return Model(
         init=lambda key, batch: (params, {} if extra is None else extra),
         losses=losses,
-        prior=lambda keys: jax.vmap(jax.random.normal)(keys),
+        prior=lambda params, extra, keys: jax.vmap(jax.random.normal)(keys),
         predict=lambda params, extra, condition: lambda x, t: x,
         sampler=one_shot,
     )

@@ -39,6 +39,7 @@ EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
 }
 TFDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
+    "binary_mnist": mnist.load_binary,
     "fashion_mnist": mnist.load_fashion,
     "cifar10": cifar10.load,
     "celeb_a": celeb_a.load,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,20 @@ import jax.numpy as jnp
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
 from jaxgen.schedules import Schedule, diffuse, like, parametrisation
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Sampler, Tree, check, labels, normal
+from jaxgen.types import (
+    Array,
+    Batch,
+    Conditioner,
+    Keys,
+    Model,
+    Predict,
+    Sampler,
+    Tree,
+    check,
+    check_condition,
+    condition_of,
+    normal,
+)
 
 
 def diffusion(
@@ -22,7 +36,7 @@ def diffusion(
     prediction: str = "eps",
     steps: int | None = 1000,
     inversion: Sampler | None = None,
-    classes: int | None = None,
+    condition: Conditioner | None = None,
     drop: float = 0.1,
 ) -> Model:
     """loss = mean_i (target_i - f(x_t, t)_i)^2, x_t = alpha_t x_0 + sigma_t eps, one t an example: with prediction
@@ -31,14 +45,14 @@ def diffusion(
     denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names ("eps", "x0" or "v"), like x_t.
     shape: of one example; sampler: the model's default; inversion: a deterministic sampler from data to noise, by
     which `encode` works; steps: times are uniform on {1/steps, ..., 1}, or on (0, 1] with None.
-    classes: of the labels that the denoiser takes; each is dropped with probability `drop`, which trains the
+    condition: what the denoiser is given besides; it is dropped with probability `drop`, which trains the
     unconditional model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
     """
     f = parametrisation(prediction)
     check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
-        params, stats = denoiser.init(key, batch.x, jnp.ones(batch.x.shape[0]), batch.condition)
+        params, stats = denoiser.init(key, batch.x, jnp.ones(batch.x.shape[0]), condition_of(condition, batch))
         return {"denoiser": params}, {"denoiser": stats}
 
     def draw(key: Array) -> tuple[Array, Array, Array]:
@@ -50,16 +64,15 @@ def diffusion(
 
     def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         t, eps, dropped = jax.vmap(draw)(keys)
-        condition = batch.condition
-        if classes:
-            check(condition is not None, f"this model is conditional: its data needs labels, 0 to {classes - 1}")
-            condition = jnp.where(dropped, classes, condition)  # the label `classes` is the empty condition
+        c = condition_of(condition, batch)
+        if condition is not None and c is not None:
+            c = jnp.where(like(dropped, c), condition.empty(c), c)
         x_t = diffuse(schedule, batch.x, eps, t)
-        output, stats = denoiser.apply(params["denoiser"], extra["denoiser"], x_t, t, condition, train=True)
+        output, stats = denoiser.apply(params["denoiser"], extra["denoiser"], x_t, t, c, train=True)
         target = f.target(like(schedule.alpha(t), x_t), like(schedule.sigma(t), x_t), batch.x, eps)
         return total(jnp.square(target - output)) / eps[0].size, ({}, {"denoiser": stats})
 
-    def prior(keys: Keys) -> Array:
+    def prior(params: Tree, extra: Tree, keys: Keys) -> Array:
         return normal(keys, shape)
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
@@ -80,7 +93,8 @@ def diffusion(
         prior,
         predict,
         sampler,
-        condition=labels(classes) if classes else None,
+        condition=condition,
         encode=encode if inversion is not None else None,
         schedule=schedule,
+        check=partial(check_condition, condition),
     )

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from jaxgen.losses.adversarial import Adversarial, non_saturating
 from jaxgen.nets import Network
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, labels, normal, one_shot
+from jaxgen.types import (
+    Array,
+    Batch,
+    Conditioner,
+    Keys,
+    Model,
+    Predict,
+    Tree,
+    check,
+    check_condition,
+    condition_of,
+    normal,
+    one_shot,
+)
 
 
 def gan(
@@ -16,7 +31,7 @@ def gan(
     latent: int,
     *,
     objective: Adversarial | None = None,
-    classes: int | None = None,
+    condition: Conditioner | None = None,
 ) -> Model:
     """z ~ N(0, I), x = G(z, condition); the players "critic" and "generator" minimise the two sides of `objective`
     (Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1), the non-saturating one unless told otherwise.
@@ -29,21 +44,20 @@ def gan(
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         for_generator, for_critic = jax.random.split(key)
-        z = jnp.zeros((batch.x.shape[0], latent))
-        g, g_stats = generator.init(for_generator, z, batch.condition)
-        d, d_stats = critic.init(for_critic, batch.x, batch.condition)
+        z, c = jnp.zeros((batch.x.shape[0], latent)), condition_of(condition, batch)
+        g, g_stats = generator.init(for_generator, z, c)
+        d, d_stats = critic.init(for_critic, batch.x, c)
         return {"critic": d, "generator": g}, {"critic": d_stats, "generator": g_stats}
 
-    def prior(keys: Keys) -> Array:
+    def prior(params: Tree, extra: Tree, keys: Keys) -> Array:
         return normal(keys, (latent,))
 
     def scores(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, Array, Tree]:
         """(D(x) [B], D(G(z)) [B], statistics), both networks in training mode."""
-        fake, g_stats = generator.apply(
-            params["generator"], extra["generator"], prior(keys), batch.condition, train=True
-        )
-        on_real, d_stats = critic.apply(params["critic"], extra["critic"], batch.x, batch.condition, train=True)
-        on_fake, d_stats = critic.apply(params["critic"], d_stats, fake, batch.condition, train=True)
+        z, c = prior(params, extra, keys), condition_of(condition, batch)
+        fake, g_stats = generator.apply(params["generator"], extra["generator"], z, c, train=True)
+        on_real, d_stats = critic.apply(params["critic"], extra["critic"], batch.x, c, train=True)
+        on_fake, d_stats = critic.apply(params["critic"], d_stats, fake, c, train=True)
         return on_real, on_fake, {"critic": d_stats, "generator": g_stats}
 
     def critic_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
@@ -64,5 +78,6 @@ def gan(
         prior,
         predict,
         one_shot,
-        condition=labels(classes) if classes else None,
+        condition=condition,
+        check=partial(check_condition, condition),
     )

@@ -1,11 +1,16 @@
-"""Divergences between distributions given by their parameters: nats [B]."""
+"""Densities of Gaussians and divergences between distributions, given by parameters or by samples: nats."""
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
 
 from jaxgen.losses.likelihood import total
 from jaxgen.types import Array
+
+LOG_2PI = math.log(2.0 * math.pi)
 
 
 def kl_standard_normal(mean: Array, log_var: Array) -> Array:
@@ -13,4 +18,57 @@ def kl_standard_normal(mean: Array, log_var: Array) -> Array:
 
     mean, log_var: [B, D] -> nats [B] (Kingma and Welling 2013, arXiv:1312.6114, appendix B).
     """
-    return 0.5 * total(jnp.square(mean) + jnp.exp(log_var) - 1.0 - log_var)
+    return total(kl_standard_normal_parts(mean, log_var))
+
+
+def kl_standard_normal_parts(mean: Array, log_var: Array) -> Array:
+    """The terms of `kl_standard_normal`'s sum, [..., D]."""
+    return 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1.0 - log_var)
+
+
+def kl_gaussians_parts(mean: Array, log_var: Array, to_mean: Array, to_log_var: Array) -> Array:
+    """KL(N(mean_j, exp log_var_j) || N(to_mean_j, exp to_log_var_j)) of each dimension: [..., D]."""
+    ratio = jnp.exp(log_var - to_log_var)
+    return 0.5 * (jnp.square(mean - to_mean) * jnp.exp(-to_log_var) + ratio - 1.0 + to_log_var - log_var)
+
+
+def log_normal_parts(z: Array, mean: Array | float = 0.0, log_var: Array | float = 0.0) -> Array:
+    """log N(z_j; mean_j, exp log_var_j) of each dimension: [..., D]."""
+    return -0.5 * (jnp.square(z - mean) * jnp.exp(-jnp.asarray(log_var)) + log_var + LOG_2PI)
+
+
+def log_normal(z: Array, mean: Array | float = 0.0, log_var: Array | float = 0.0) -> Array:
+    """log N(z; mean, diag exp log_var) over the last axis: [..., D] -> [...]."""
+    return jnp.sum(log_normal_parts(z, mean, log_var), axis=-1)
+
+
+def mmd(x: Array, y: Array) -> Array:
+    """The unbiased estimate of the squared maximum mean discrepancy: mean_{i != j} k(x_i, x_j) +
+    mean_{i != j} k(y_i, y_j) - 2 mean_ij k(x_i, y_j) (Gretton et al. 2012, eq. 3): x [N, D], y [M, D] -> [].
+
+    k(a, b) = sum_s s C / (s C + |a - b|^2) over s in {0.1, 0.2, 0.5, 1, 2, 5, 10}, C = 2 D, the inverse multiquadratic
+    kernels of Tolstikhin et al. 2017 (arXiv:1711.01558, section 4).
+    """
+    c = 2.0 * x.shape[1]
+
+    def k(a: Array, b: Array) -> Array:
+        squared = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
+        return sum((s * c / (s * c + squared) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)), start=jnp.zeros(()))
+
+    def others(a: Array) -> Array:
+        n = a.shape[0]
+        return (jnp.sum(k(a, a)) - 7.0 * n) / (n * (n - 1))  # the diagonal is 7, one a kernel
+
+    return others(x) + others(y) - 2.0 * jnp.mean(k(x, y))
+
+
+def total_correlation(z: Array, mean: Array, log_var: Array, size: int) -> Array:
+    """log q(z_b) - sum_j log q(z_bj), whose mean is TC = KL(q(z) || prod_j q(z_j)), with
+    q(z) ~ 1 / (B size) sum_i q(z | x_i) over the minibatch (Chen et al. 2018, arXiv:1802.04942, eq. S6).
+
+    z, mean, log_var: [B, D], z_b drawn from N(mean_b, exp log_var_b); size: examples of the data set. Nats [B].
+    """
+    parts = log_normal_parts(z[:, None], mean[None], log_var[None])  # [B, B, D]
+    n = math.log(z.shape[0] * size)
+    joint = jax.nn.logsumexp(jnp.sum(parts, axis=-1), axis=1) - n
+    return joint - jnp.sum(jax.nn.logsumexp(parts, axis=1) - n, axis=-1)

@@ -146,7 +146,8 @@ def joined(x: Array, condition: Array | None) -> Array:
 
 
 class Condition(nn.Module):
-    """A label [B] as features [B, features]; with `classes=None` the condition is ignored and None comes back.
+    """A condition as features [B, F]: a label [B] of `classes` is embedded, [B, features]; attributes [B, K] and images
+    are numbers already and are flattened; None, of an unconditional model, stays None.
 
     With `null`, a condition of None (or the label `classes`) means "no condition" and has a vector of its own.
     """
@@ -159,7 +160,11 @@ class Condition(nn.Module):
     @nn.compact
     def __call__(self, condition: Array | None, batch: int) -> Array | None:
         if self.classes is None:
-            return None
+            if condition is None:
+                return None
+            floating = jnp.issubdtype(condition.dtype, jnp.floating)
+            check(floating, "this network is given labels: say how many there are, with classes=")
+            return condition.reshape(batch, -1).astype(self.dtype)
         check(condition is not None or self.null, f"this model is conditional: give a label, 0 to {self.classes - 1}")
         label = jnp.full((batch,), self.classes) if condition is None else condition
         return Embed(self.classes + self.null, self.features, dtype=self.dtype)(label)

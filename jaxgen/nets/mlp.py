@@ -17,8 +17,9 @@ from jaxgen.types import Array
 class MLP(nn.Module):
     """[B, ...] -> [B, *out]: flattened, hidden layers of `features` with an activation, a linear output.
 
-    out: the output's shape; () gives one number an example. classes: labels to condition on, concatenated.
-    last: applied to the output, such as `jnp.tanh` for a generator.
+    out: the output's shape; () gives one number an example. A condition is concatenated (classes: of its labels).
+    last: applied to the output, such as `jnp.tanh` for a generator. gated: a hidden layer is (W x + b) sigmoid(V x + c)
+    (Dauphin et al. 2016, arXiv:1612.08083, eq. 1), without the activation.
     """
 
     out: Sequence[int]
@@ -26,6 +27,7 @@ class MLP(nn.Module):
     activation: Any = nn.relu
     last: Any = None
     classes: int | None = None
+    gated: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -33,7 +35,8 @@ class MLP(nn.Module):
         h = x.reshape(x.shape[0], -1).astype(self.dtype)
         h = joined(h, Condition(self.classes, 16, dtype=self.dtype)(condition, x.shape[0]))
         for width in self.features:
-            h = self.activation(Dense(width, init=std_init(2.0), dtype=self.dtype)(h))
+            h = Dense(width * (1 + self.gated), init=std_init(1.0 if self.gated else 2.0), dtype=self.dtype)(h)
+            h = nn.glu(h) if self.gated else self.activation(h)
         h = Dense(math.prod(self.out), dtype=self.dtype)(h).astype(jnp.float32)
         h = h.reshape(x.shape[0], *self.out)
         return h if self.last is None else self.last(h)

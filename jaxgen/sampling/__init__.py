@@ -7,7 +7,7 @@ from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.guidance import classifier_free
 from jaxgen.sampling.iterate import Times, iterate, uniform
 from jaxgen.sampling.latent import encode, interpolate, lerp, reconstruct, slerp, traverse
-from jaxgen.sampling.sample import generate, sample, stream
+from jaxgen.sampling.sample import generate, latent_shape, sample, stream, weights
 from jaxgen.types import Model, Sampler, check
 
 SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (schedule) -> Solver, for those chosen by name
@@ -32,6 +32,7 @@ __all__ = [
     "generate",
     "interpolate",
     "iterate",
+    "latent_shape",
     "lerp",
     "named",
     "reconstruct",
@@ -40,4 +41,5 @@ __all__ = [
     "stream",
     "traverse",
     "uniform",
+    "weights",
 ]

@@ -14,7 +14,7 @@ from jaxgen.types import Array, Keys, Model, Predict, Sampler, TrainState, Tree,
 
 
 def sample(model: Model, state: TrainState, key: Array, n: int, condition: Any = None, **options) -> Array:
-    """n images [n, H, W, C] in [-1, 1] (or points [n, D]): `sampler(keys, predict, prior(keys))`.
+    """n images [n, H, W, C] in [-1, 1] (or points [n, D]): `sampler(keys, predict, prior)`.
 
     Image i is a function of (key, i) and its condition alone: it does not depend on n, the batch or the devices.
     condition: what the model is conditioned on, one for all or [n]; None for an unconditional sample.
@@ -45,10 +45,10 @@ def stream(
     check(n >= 1, f"the number of images must be at least 1, it is {n}")
     condition = conditions(model, n, condition)
     render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
-    size = _bucket(n, batch, sharding)
+    size, (params, extra) = _bucket(n, batch, sharding), weights(state, ema)
 
     def piece(start: int) -> Array:
-        keys, noise = _draw(model.prior, key, _place(jnp.arange(start, start + size), sharding))
+        keys, noise = _draw(model.prior, params, extra, key, _place(jnp.arange(start, start + size), sharding))
         given = None if condition is None else _place(_rows(condition, start, size), sharding)
         return render(keys, noise, given)[: n - start]
 
@@ -70,6 +70,7 @@ def generate(
 ) -> Array:
     """Images of given noise [n, ...]: `sampler(keys, predict, noise)`; keys [n] serve a sampler that adds noise."""
     n = noise.shape[0]
+    _check_latent(model, state, noise)
     condition = conditions(model, n, condition)
     render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
     size = _bucket(n, batch, sharding)
@@ -79,6 +80,18 @@ def generate(
         piece = [_place(_rows(a, start, size), sharding) for a in inputs]
         pieces.append(render(*piece[:2], piece[2] if len(piece) > 2 else None))
     return jnp.concatenate(pieces)[:n]
+
+
+def _check_latent(model: Model, state: TrainState, noise: Array) -> None:
+    """Noise of another shape than the prior's is refused, before anything is compiled."""
+    needed = latent_shape(model, state)
+    check(noise.shape[1:] == needed, f"a latent of this model has shape {needed}, these have {noise.shape[1:]}")
+
+
+def latent_shape(model: Model, state: TrainState) -> tuple[int, ...]:
+    """The shape of one latent."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    return jax.eval_shape(model.prior, state.params, state.extra, keys).shape[1:]
 
 
 def weights(state: TrainState, ema: bool = True) -> tuple[Tree, Tree]:
@@ -92,9 +105,9 @@ def conditions(model: Model, n: int, condition: Any) -> Array | None:
         return None
     check(
         model.condition is not None,
-        "this model is unconditional: it was trained without labels; leave the condition out",
+        "this model is unconditional: it was trained without conditions; leave the condition out",
     )
-    return model.condition(n, condition)  # type: ignore[misc]
+    return model.condition.given(n, condition)  # type: ignore[union-attr]
 
 
 def renderer(model: Model, state: TrainState, *, sampler: Any, guidance: Any, ema: bool, guided: bool):
@@ -111,10 +124,10 @@ def renderer(model: Model, state: TrainState, *, sampler: Any, guidance: Any, em
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw(prior: Any, key: Array, index: Array) -> tuple[Keys, Array]:
+def _draw(prior: Any, params: Tree, extra: Tree, key: Array, index: Array) -> tuple[Keys, Array]:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     own, walk = jnp.swapaxes(jax.vmap(partial(jax.random.split, num=2))(keys), 0, 1)
-    return walk, prior(own)
+    return walk, prior(params, extra, own)
 
 
 @partial(jax.jit, static_argnums=0)

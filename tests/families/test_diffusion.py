@@ -8,7 +8,7 @@ import pytest
 from jaxgen.families import diffusion
 from jaxgen.nets import Network
 from jaxgen.schedules import linear
-from jaxgen.types import Batch, InputError, one_shot
+from jaxgen.types import Batch, InputError, labels, one_shot
 
 SCHEDULE, M, S, MANY = linear(), 0.3, 0.5, 20_000
 KEYS = jax.random.split(jax.random.key(0), MANY)
@@ -87,7 +87,7 @@ SPY = Network(lambda key, *inputs: ({}, {}), spy)
 
 
 def labels_seen(drop):
-    model = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, classes=10, drop=drop)
+    model = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=drop)
     label = jnp.arange(MANY) % 10
     loss, (_, extra) = jax.jit(model.losses["denoiser"])(NOTHING, NOTHING, KEYS, Batch(data().x, label))
     return np.asarray(extra["denoiser"]["label"]), np.asarray(label), loss
@@ -104,8 +104,8 @@ def test_a_label_is_dropped_as_often_as_asked():
 
 
 def test_with_every_label_dropped_the_loss_does_not_depend_on_it():
-    always = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, classes=10, drop=1.0)
-    never = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, classes=10, drop=0.0)
+    always = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=1.0)
+    never = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=0.0)
     one, other = (Batch(data(8).x, jnp.full((8,), k)) for k in (0, 9))
     for model, same in ((always, True), (never, False)):
         loss = jax.jit(model.losses["denoiser"])
@@ -119,7 +119,7 @@ def test_the_drop_does_not_depend_on_the_noise_level():
         return jnp.zeros_like(x), {"t": t, "dropped": condition == 10}
 
     net = Network(SPY.init, keep_time)
-    model = diffusion(net, SCHEDULE, (2,), sampler=one_shot, classes=10, drop=0.5)
+    model = diffusion(net, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=0.5)
     batch = Batch(data().x, jnp.zeros(MANY, jnp.int32))
     _, (_, extra) = jax.jit(model.losses["denoiser"])(NOTHING, NOTHING, KEYS, batch)
     t, dropped = (np.asarray(extra["denoiser"][k]) for k in ("t", "dropped"))
@@ -143,7 +143,7 @@ def test_an_unconditional_model_leaves_the_condition_alone():
 @pytest.mark.parametrize("drop", [-0.1, 1.5])
 def test_a_drop_that_is_no_probability_is_refused(drop):
     with pytest.raises(InputError, match="probability"):
-        diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, classes=3, drop=drop)
+        diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(3), drop=drop)
 
 
 def test_a_model_without_an_inversion_has_no_encoder_and_one_with_it_has():

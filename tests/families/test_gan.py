@@ -10,7 +10,7 @@ from jaxgen.families import gan
 from jaxgen.losses.adversarial import Adversarial
 from jaxgen.nets import Network
 from jaxgen.training import init_state, make_step
-from jaxgen.types import Batch, InputError
+from jaxgen.types import Batch, InputError, labels
 
 LATENT, DIMS = 2, 3
 RNG = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def softplus(x):
 
 
 def test_the_losses_are_the_objective_of_the_scores():
-    fake = MODEL.prior(KEYS) @ PARAMS["generator"] @ PARAMS["critic"]
+    fake = MODEL.prior({}, {}, KEYS) @ PARAMS["generator"] @ PARAMS["critic"]
     loss, (metrics, _) = LOSSES["critic"](PARAMS, EXTRA, KEYS, Batch(X))
     np.testing.assert_allclose(loss, softplus(-(X @ PARAMS["critic"])) + softplus(fake), rtol=1e-5)
     np.testing.assert_allclose(metrics["score_real"], X @ PARAMS["critic"], rtol=1e-5)
@@ -53,7 +53,7 @@ def test_the_losses_are_the_objective_of_the_scores():
 def test_another_objective_is_two_functions():
     wasserstein = Adversarial(critic=lambda real, fake: fake - real, generator=lambda real, fake: -fake)
     model = gan(counted((LATENT, DIMS), generate), counted((DIMS,), score), LATENT, objective=wasserstein)
-    fake = model.prior(KEYS) @ PARAMS["generator"] @ PARAMS["critic"]
+    fake = model.prior({}, {}, KEYS) @ PARAMS["generator"] @ PARAMS["critic"]
     np.testing.assert_allclose(model.losses["generator"](PARAMS, EXTRA, KEYS, Batch(X))[0], -fake, rtol=1e-6)
     loss = model.losses["critic"](PARAMS, EXTRA, KEYS, Batch(X))[0]
     np.testing.assert_allclose(loss, fake - X @ PARAMS["critic"], rtol=1e-5, atol=1e-6)
@@ -98,7 +98,7 @@ def test_the_order_of_turns_is_the_order_of_updates():
 
 
 def test_a_generated_image_is_the_generator_s_of_the_latent():
-    z = MODEL.prior(KEYS)
+    z = MODEL.prior({}, {}, KEYS)
     image = MODEL.predict(PARAMS, EXTRA, None)(z, jnp.ones(()))
     np.testing.assert_allclose(image, z @ PARAMS["generator"], rtol=1e-6)
 
@@ -111,11 +111,11 @@ def test_both_networks_get_the_condition():
         return jnp.zeros(x.shape[0]), stats
 
     net = Network(lambda key, *inputs: ({}, {}), apply)
-    model, label = gan(net, net, LATENT, classes=3), jnp.arange(6) % 3
+    model, label = gan(net, net, LATENT, condition=labels(3)), jnp.arange(6) % 3
     extra = {"critic": {}, "generator": {}}
     for player in ("critic", "generator"):
         model.losses[player](extra, extra, KEYS, Batch(X, label))
-    model.predict(extra, extra, label)(model.prior(KEYS), jnp.ones(()))
+    model.predict(extra, extra, label)(model.prior({}, {}, KEYS), jnp.ones(()))
     assert len(seen) == 7 and all(condition is label for condition in seen)
 
 

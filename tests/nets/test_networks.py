@@ -183,12 +183,10 @@ def test_a_conditional_network_listens_to_its_label_and_needs_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unconditional_network_ignores_a_label(name):
+def test_a_network_that_was_not_told_of_labels_refuses_one(name):
     net, inputs, _ = image_networks((4, 4, 1))[name]
-    params, stats = filled(net, *inputs)
-    traced = jax.make_jaxpr(lambda label: net.apply(params, stats, *inputs, label)[0])(LABELS).jaxpr
-    (label,) = traced.invars
-    assert traced.eqns and not any(used is label for equation in traced.eqns for used in equation.invars)
+    with pytest.raises(InputError, match="given labels: say how many"):
+        described(net, *inputs, LABELS)
 
 
 def test_a_label_that_is_not_an_integer_is_refused():

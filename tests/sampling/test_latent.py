@@ -35,7 +35,7 @@ def back(params, extra, x, condition):
 MODEL = Model(
     init=lambda key, batch: ({}, {}),
     losses={},
-    prior=lambda keys: jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys),
+    prior=lambda params, extra, keys: jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys),
     predict=predict,
     sampler=one_shot,
     condition=labels(3),

@@ -26,7 +26,7 @@ def toy(classes=None, traces=None):
     return Model(
         init=lambda key, batch: ({}, {}),
         losses={},
-        prior=lambda keys: jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys),
+        prior=lambda params, extra, keys: jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys),
         predict=predict,
         sampler=one_shot,
         condition=labels(classes) if classes else None,

@@ -8,6 +8,7 @@ from jaxgen.nets import network
 from jaxgen.nets.mlp import MLPDenoiser
 from jaxgen.sampling import ddim, iterate, uniform
 from jaxgen.schedules import cosine
+from jaxgen.types import labels
 
 
 class Flat(nn.Module):
@@ -33,7 +34,7 @@ def experiment(*, steps: int = 120, batch: int = 16, save_every: int = 10) -> Ex
         schedule,
         digits.shape,
         prediction="v",
-        classes=10,
+        condition=labels(10),
         sampler=iterate(ddim(schedule), uniform(4), clip=1.0),
         inversion=iterate(ddim(schedule), uniform(4, start=1e-3, stop=1.0), clip=1.0),
     )

@@ -1,0 +1,1 @@
+"""Measures of trained models on held-out data: what they are worth, with the protocol beside the number."""
