@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxgen.experiment import Experiment, fit, load, load_experiment
-    from jaxgen.sampling import encode, generate, interpolate, reconstruct, sample, traverse
+    from jaxgen.sampling import (
+        arithmetic,
+        attribute_vector,
+        encode,
+        generate,
+        interpolate,
+        manifold,
+        reconstruct,
+        sample,
+        traverse,
+    )
     from jaxgen.viz import grid, save_picture
 
 __version__ = "0.1.0"
@@ -23,9 +33,12 @@ _HOME = {
     "fit": "experiment",
     "load": "experiment",
     "load_experiment": "experiment",
+    "arithmetic": "sampling",
+    "attribute_vector": "sampling",
     "encode": "sampling",
     "generate": "sampling",
     "interpolate": "sampling",
+    "manifold": "sampling",
     "reconstruct": "sampling",
     "sample": "sampling",
     "traverse": "sampling",
@@ -35,6 +48,8 @@ _HOME = {
 
 __all__ = [
     "Experiment",
+    "arithmetic",
+    "attribute_vector",
     "encode",
     "fit",
     "generate",
@@ -42,6 +57,7 @@ __all__ = [
     "interpolate",
     "load",
     "load_experiment",
+    "manifold",
     "reconstruct",
     "sample",
     "save_picture",

@@ -75,6 +75,7 @@ class Model(NamedTuple):
                importance-weighted bound; None: no such bound
     schedule   alpha(t), sigma(t) of a model that iterates, read by solvers chosen by name; None: one step
     check      (batch, as a data set gives it) -> None, or raises InputError for data that the model does not take
+    check_weights  the same for data whose likelihood `log_weights` cannot say
     """
 
     init: Callable[[Array, Batch], tuple[dict[Player, Tree], Tree]]
@@ -87,6 +88,7 @@ class Model(NamedTuple):
     log_weights: Callable[[Tree, Tree, Keys, Batch, int], Array] | None = None
     schedule: Any = None
     check: Callable[[Batch], None] = lambda batch: None
+    check_weights: Callable[[Batch], None] = lambda batch: None
 
 
 class Average(NamedTuple):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.types import Array, InputError, check
+
+# ten colours that stay apart for every kind of colour vision (Petroff 2021, arXiv:2107.02270); more classes take
+# them again with another marker
+COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
+MARKERS = "o^sDvP*X<>"
 
 
 def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1) -> np.ndarray:
@@ -32,13 +38,21 @@ def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1
 
 
 def beside(left: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Images x [rows * k, ...], k a row, each of `left` [rows, ...] to the left of its row; grey becomes colour."""
+    """Images x [rows * k, ...], k a row, each of `left` [rows, ...] to the left of its row; grey becomes colour, and
+    smaller ones lie in the upper left corner of a mid-grey one."""
     if not left:
         return x
-    rows, channels = len(left[0]), max(a.shape[-1] for a in (*left, x))
-    images = [a.reshape(rows, -1, *a.shape[-3:]) for a in (*left, x)]
-    wide = [np.broadcast_to(a, (*a.shape[:-1], channels)) for a in images]
-    return np.concatenate(wide, axis=1).reshape(-1, *x.shape[1:-1], channels)
+    height, width, channels = np.max([a.shape[1:] for a in (*left, x)], axis=0)
+    rows, grey = len(left[0]), 128 if x.dtype == np.uint8 else 0
+
+    def wide(a: np.ndarray) -> np.ndarray:
+        a = np.broadcast_to(a, (*a.shape[:-1], channels))
+        a = np.pad(
+            a, ((0, 0), (0, height - a.shape[1]), (0, width - a.shape[2]), (0, 0)), constant_values=np.asarray(grey)
+        )
+        return a.reshape(rows, -1, height, width, channels)
+
+    return np.concatenate([wide(a) for a in (*left, x)], axis=1).reshape(-1, height, width, channels)
 
 
 def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = None) -> Path:
@@ -74,6 +88,56 @@ def _scatter(path: Path, x: np.ndarray) -> None:
     axes.scatter(x[:, 0], x[:, 1], s=4, alpha=0.5, linewidths=0)
     axes.set_aspect("equal")
     figure.savefig(path, format="png")
+
+
+def save_scatter(
+    path: str | Path,
+    points: Array | np.ndarray,
+    labels: Array | np.ndarray | None = None,
+    names: Sequence[str] = (),
+    axes: tuple[str, str] = ("z_1", "z_2"),
+) -> Path:
+    """Points [n, 2] as a PNG, coloured by labels [n], whose `names` stand in a legend and at each class's median."""
+    points = np.asarray(points)
+    check(points.ndim == 2 and points.shape[1] == 2, f"only points in the plane can be drawn, not {points.shape}")
+    if labels is not None:
+        labels = np.asarray(labels)
+        check(labels.shape == points.shape[:1], f"give one label a point, not {labels.shape} for {len(points)} points")
+        check(bool(np.all((labels >= 0) & (labels < len(names)))), f"a label is outside the {len(names)} names")
+    return atomically(Path(path), lambda tmp: _plane(tmp, points, labels, names, axes))
+
+
+def _plane(path: Path, x: np.ndarray, labels: np.ndarray | None, names: Sequence[str], titles: Sequence[str]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    style = {"s": 10 if len(x) <= 3000 else 4, "linewidths": 0, "alpha": 0.7}
+    if labels is None:
+        axes.scatter(x[:, 0], x[:, 1], **style, c=f"#{COLOURS[0]}")
+    else:
+        _classes(axes, x, labels, names, style)
+    axes.set(xlabel=titles[0], ylabel=titles[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.savefig(path, format="png")
+
+
+def _classes(axes: Any, x: np.ndarray, labels: np.ndarray, names: Sequence[str], style: dict) -> None:
+    """Points coloured by their labels, the names in a legend and at the medians."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    colours = [f"#{COLOURS[c % len(COLOURS)]}" for c in range(len(names))]
+    markers = [MARKERS[c // len(COLOURS) % len(MARKERS)] for c in range(len(names))]
+    for marker in dict.fromkeys(markers):  # all points of a marker at once: no class hides the others
+        rows = np.array([markers[label] == marker for label in labels])
+        axes.scatter(x[rows, 0], x[rows, 1], **style, c=[colours[label] for label in labels[rows]], marker=marker)
+    there, outline = np.unique(labels), [withStroke(linewidth=3, foreground="w")]
+    for c in there:
+        at = np.median(x[labels == c], axis=0)
+        axes.annotate(names[c], at, weight="bold", ha="center", va="center", path_effects=outline)
+    keys = [Line2D([], [], ls="", marker=markers[c], color=colours[c], label=names[c]) for c in there]
+    axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(keys) // 25)
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> Path:

@@ -15,7 +15,9 @@ import pytest
 from _tiny import FAMILIES, Home, home, tiny
 from PIL import Image
 
-from jaxgen import cli, data
+from jaxgen import cli, data, encode, load
+from jaxgen.cli.asked import named, open_run
+from jaxgen.types import Batch
 
 __all__ = ["home"]
 ZOOM = 8
@@ -147,9 +149,9 @@ def test_label_guidance_and_sampler_are_chosen_by_name(home: Home, tmp_path, say
 
 
 def test_a_label_is_found_by_number_and_by_name(home: Home):
-    model = cli._run(home.run("diffusion"))[0].experiment.model
+    model = open_run(home.run("diffusion"))[0].experiment.model
     for text, label in (("1", 1), ("Coat", 1), ("t-shirt", 0)):
-        np.testing.assert_array_equal(cli._labels(model, ("T-Shirt", "Coat"), text, 2), [label, label])
+        np.testing.assert_array_equal(named(model, ("T-Shirt", "Coat"), text, 2), [label, label])
 
 
 def test_walks_and_reconstructions_are_pictured(home: Home, tmp_path, say):
@@ -167,6 +169,104 @@ def test_walks_and_reconstructions_are_pictured(home: Home, tmp_path, say):
         np.testing.assert_array_equal(originals[:, 9 * i : 9 * i + 8], image[..., 0])
     assert say("reconstruct", home.run("diffusion"), "--n", 5, "--out", tmp_path / "x.png")
     assert size(tmp_path / "x.png") == (5, 2)
+
+
+def test_codes_are_pictured_and_written(home: Home, tmp_path, say):
+    assert say("encode", home.run("vae"), "--out", tmp_path / "x.png", "--n", 40) == [str(tmp_path / "x.png")]
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == (840, 720)
+    assert say("encode", home.run("vae"), "--out", tmp_path / "x.npz", "--n", 40)
+    digits, (model, state) = data.load("digits", "test").take(np.arange(40)), load(home.run("vae"))
+    with np.load(tmp_path / "x.npz") as arrays:
+        np.testing.assert_array_equal(arrays["labels"], digits.condition)
+        z = encode(model, state, data.normalize(Batch(digits.x)).x)
+        np.testing.assert_allclose(arrays["codes"], z, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_is_taken_away_and_measured(home: Home, tmp_path, say):
+    for noise, level in (("gaussian", 0.5), ("masking", 0.3), ("salt_and_pepper", 0.3)):
+        options = ("--noise", noise, "--level", level, "--n", 50, "--columns", 6, "--out", tmp_path / "x.png")
+        file, line = say("denoise", home.run("vae"), *options)
+        assert file == str(tmp_path / "x.png") and size(file) == (6, 3)
+        found = re.fullmatch(r"PSNR of 50 images of digits test: noisy (.+) ± .+ dB, denoised (.+) ± .+ dB", line)
+        assert found and np.isfinite([float(value) for value in found.groups()]).all()
+        if noise == "gaussian":
+            assert abs(float(found[1]) - 20 * np.log10(2 / 0.5)) < 0.2
+    clean = say("denoise", home.run("vae"), "--level", 0, "--n", 50, "--columns", 5, "--out", tmp_path / "x.png")
+    assert "noisy inf" in clean[1] and size(tmp_path / "x.png") == (5, 3)
+
+
+def test_likelihood_is_printed_and_written_with_its_protocol(home: Home, tmp_path, say):
+    workdir = home.copy("vae", tmp_path / "run")
+    x = np.where(data.load("digits", "test").take(np.arange(40)).x > 127, 255, 0).astype(np.uint8)
+    np.savez(tmp_path / "binary.npz", x=x)
+    options = ("--data", tmp_path / "binary.npz", "--split", "all", "--n", 30, "--samples", 20)
+    lines = say("likelihood", workdir, *options)
+    told = json.loads((workdir / "likelihood.json").read_text())
+    assert lines[0] == (
+        f"-log p(x)  {told['nll']:.2f} ± {told['nll_error']:.2f} nats, {told['bits']:.4f} bits per dimension"
+    )
+    assert lines[1].startswith(f"-ELBO      {told['elbo']:.2f} ±") and 0 < told["nll"] < told["elbo"]
+    assert lines[2] == f"of 30 images of {tmp_path}/binary.npz all, binary pixels; 20 samples an image"
+    about = {
+        "samples": 20,
+        "images": 30,
+        "split": "all",
+        "pixels": "binary pixels",
+        "step": 120,
+        "seed": 0,
+        "ema": True,
+    }
+    assert told | about == told
+    assert say("likelihood", workdir, *options) == lines
+
+
+def test_clusters_outliers_and_few_labels_are_tables(home: Home, tmp_path, say):
+    title, _, codes, pixels = say("cluster", home.run("vae"), "--n", 200)
+    assert title == "10 clusters of 200 images of digits test"
+    assert all(re.fullmatch(r"\w+ +0\.\d{3} ± 0\.\d{3}  0\.\d{3}  -?0\.\d{3}", line) for line in (codes, pixels))
+    assert say("cluster", home.run("vae"), "--n", 200, "--k", 4)[0].startswith("4 clusters")
+
+    line, file = say("outliers", home.run("vae"), "--outlier", 0, "--out", tmp_path / "x.png")
+    counts = np.bincount(data.labels_of(data.load("digits", "test")))
+    said = (
+        rf"AUROC 0\.\d+ ± 0\.0\d+, {counts[0]} outliers \(class 0 of digits test, which .+\), {297 - counts[0]} others"
+    )
+    assert re.fullmatch(said, line) and size(file) == (8, 8)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", x=255 * rng.integers(0, 2, (50, 8, 8, 1), dtype=np.uint8))
+    options = ("--data", tmp_path / "noise.npz", "--split", "test")
+    (line,), (relative,) = (say("outliers", home.run("vae"), *options, *more) for more in ((), ("--relative",)))
+    assert relative.split()[1] != line.split()[1]
+    assert f"5 outliers ({tmp_path}/noise.npz test), 297 others" in line and float(line.split()[1]) > 0.9
+
+    title, _, row = say("pretrain", home.run("vae"), "--labels", 10, "--seeds", 2, "--steps", 20, "--n", 100)
+    assert title == "100 images of digits test, per cent right, 2 seeds"
+    assert re.fullmatch(r" +10  ( *\d+\.\d ± \d+\.\d ?){3}", row)
+
+
+@pytest.mark.parametrize("kind", ["image", "attributes"])
+def test_a_run_is_given_images_or_attributes(home: Home, tmp_path, say, capsys, kind):
+    run = tmp_path / "run"
+    cli.main(["train", str(tiny("conditional")), "--kind", kind, "--workdir", str(run)])
+    capsys.readouterr()  # the progress
+    assert size(run / "samples.png") == (8 if kind == "image" else 7, 8)  # what was given stands beside
+    with np.load(say("sample", run, "--out", tmp_path / "x.npz", "--n", 300)[0]) as arrays:
+        held_out = data.normalize(data.load("traits", "test").take(np.arange(300) % 297))
+        wanted = held_out.x[:, :4] if kind == "image" else held_out.condition
+        np.testing.assert_allclose(arrays["labels"], wanted, atol=1e-6)
+    for command, options, shape in [
+        ("sample", ("--n", 16), (4, 4)),
+        ("interpolate", ("--rows", 2, "--steps", 5, "--reals"), (5, 2)),
+        ("traverse", ("--dimensions", 0, 3, "--steps", 5), (5, 2)),
+        ("reconstruct", ("--n", 5), (5, 2)),
+        ("denoise", ("--n", 6, "--columns", 6), (6, 3)),
+    ]:
+        assert size(say(command, run, "--out", tmp_path / "x.png", *options)[0]) == shape
+    assert say("encode", run, "--n", 20, "--out", tmp_path / "x.png")
+    if kind == "attributes":
+        with np.load(say("sample", run, "--out", tmp_path / "x.npz", "--n", 2, "--condition", "odd, large")[0]) as told:
+            np.testing.assert_array_equal(told["labels"], [[1, 1], [1, 1]])
 
 
 def test_pictures_go_beside_the_run_unless_told_otherwise(home: Home, tmp_path, say):
@@ -266,6 +366,23 @@ def test_the_console_script_runs_and_refuses(home: Home, tmp_path):
         (["reconstruct", "{vae}", "--n", "0"], ["at least 1", "0"]),
         (["reconstruct", "{vae}", "--n", "5000"], ["5000", "297"]),
         (["reconstruct", "{vae}", "--split", "tset"], ["no split 'tset'"]),
+        (["encode", "{gan}"], ["this model has no encoder"]),
+        (["encode", "{vae}", "--out", "x.txt"], ["--out x.txt", ".png or .npz"]),
+        (["encode", "{vae}", "--n", "0"], ["--n must be at least 1, it is 0"]),
+        (["denoise", "{vae}", "--noise", "rain"], ["--noise", "rain", "salt_and_pepper"]),
+        (["denoise", "{vae}", "--noise", "masking", "--level", "2"], ["from 0 to 1, it is 2"]),
+        (["denoise", "{gan}"], ["this model has no encoder"]),
+        (["likelihood", "{vae}"], ["grey pixels is no probability", "binary"]),
+        (["likelihood", "{gan}"], ["no bound on its likelihood"]),
+        (["likelihood", "{vae}", "--data", "rings"], ["rings has examples of shape (2,)", "(8, 8, 1)"]),
+        (["cluster", "{gan}"], ["this model has no encoder"]),
+        (["cluster", "{vae}", "--k", "0"], ["--k must be at least 1, it is 0"]),
+        (["outliers", "{vae}"], ["either --outlier CLASS or --data NAME"]),
+        (["outliers", "{vae}", "--outlier", "ten"], ["unknown class 'ten'", "0, 1, 2"]),
+        (["outliers", "{gan}", "--outlier", "1"], ["this model has no encoder"]),
+        (["pretrain", "{vae}", "--labels", "few"], ["--labels few", "separated by commas"]),
+        (["pretrain", "{vae}", "--labels", "5"], ["5 labels for the 10 classes"]),
+        (["pretrain", "{diffusion}"], ["told the label"]),
         (["show", "{tmp}/pictures"], ["{tmp}/pictures is not the folder of a run"]),
         (["list", "extra"], ["extra", "jaxgen list --help"]),
         (["data"], ["jaxgen data --help"]),

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from _tiny import FAMILIES, Home, Process, assert_same_runs, home, last_line, leaves, tiny
 
 import jaxgen
-from jaxgen import checkpoint, cli, records
+from jaxgen import checkpoint, cli, families, records, types
+from jaxgen.data import in_memory
 from jaxgen.experiment import Diverged, load_run
+from jaxgen.nets import Network
 from jaxgen.types import InputError
 
 __all__ = ["home"]
@@ -201,6 +204,25 @@ def test_fit_refuses_what_cannot_work(home: Home, tmp_path):
         jaxgen.fit(jaxgen.load_experiment(tiny("vae"), batch=15, accumulate=2), tmp_path / "run")
     with pytest.raises(InputError, match="unknown layout 'two': choose one of one, data, fsdp, pmap"):
         jaxgen.fit(jaxgen.load_experiment(tiny("vae")), tmp_path / "run", layout="two")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "x, label, line",
+    [
+        (np.full((4, 2), 1.5), 1, "a pixel is 1.5, this likelihood takes -1 to 1"),
+        (np.zeros((4, 2)), 3, "label 3 is outside 0 to 2"),
+        (np.zeros((4, 2)), None, "its data needs labels or attributes, it has none"),
+    ],
+)
+def test_data_that_the_model_does_not_take_are_refused_before_anything_is_compiled(tmp_path, x, label, line):
+    labels = None if label is None else np.array([0, 1, 2, label])
+    points = in_memory("points", "train", x.astype(np.float32), labels)
+    nothing = Network(lambda *inputs: 1 / 0, lambda *inputs: 1 / 0)  # never initialised
+    model = families.vae(nothing, nothing, 2, condition=types.labels(3))
+    exp = jaxgen.Experiment(model, {"vae": optax.sgd(1.0)}, points, batch=2, steps=1)
+    with pytest.raises(InputError, match=line):
+        jaxgen.fit(exp, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

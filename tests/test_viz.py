@@ -9,6 +9,8 @@ from PIL import Image
 from jaxgen import viz
 from jaxgen.types import InputError
 
+RNG = np.random.default_rng(0)
+
 
 def numbered(n: int, height: int, width: int, channels: int = 3) -> np.ndarray:
     """Images whose every pixel has its own value."""
@@ -54,6 +56,16 @@ def test_a_png_has_every_pixel_of_the_grid_enlarged_to_about_64(tmp_path, side, 
     np.testing.assert_array_equal(picture, viz.grid(x, 3).repeat(zoom, 0).repeat(zoom, 1))
 
 
+def test_what_a_row_was_given_stands_to_its_left_whatever_its_size():
+    x, small, grey = numbered(4, 4, 4), numbered(2, 2, 3), numbered(2, 4, 4, 1)
+    sheet = viz.beside([small, grey], x).reshape(2, 4, 4, 4, 3)
+    np.testing.assert_array_equal(sheet[:, 2:], x.reshape(2, 2, 4, 4, 3))
+    np.testing.assert_array_equal(sheet[:, 0, :2, :3], small)
+    assert (sheet[:, 0, 2:] == 128).all() and (sheet[:, 0, :, 3:] == 128).all()
+    np.testing.assert_array_equal(sheet[:, 1], np.broadcast_to(grey, (2, 4, 4, 3)))
+    assert viz.beside([], x) is x
+
+
 def test_points_are_drawn_and_only_in_the_plane(tmp_path):
     points = np.random.default_rng(0).normal(size=(50, 2))
     picture = np.asarray(Image.open(viz.save_picture(tmp_path / "x.png", points)).convert("RGB"))
@@ -63,6 +75,39 @@ def test_points_are_drawn_and_only_in_the_plane(tmp_path):
     with pytest.raises(InputError, match="these have 3 coordinates"):
         viz.save_picture(tmp_path / "z.png", np.zeros((5, 3)))
     assert not (tmp_path / "z.png").exists()
+
+
+def test_labelled_points_have_a_colour_and_a_legend_a_class(tmp_path):
+    points, labels = RNG.normal(size=(60, 2)), np.arange(60) % 12  # more classes than colours: another marker
+    names = [f"class {c}" for c in range(12)]
+
+    def drawn(labels, names=names, points=points) -> np.ndarray:
+        return np.asarray(Image.open(viz.save_scatter(tmp_path / "x.png", points, labels, names)).convert("RGB"))
+
+    def has(picture: np.ndarray, colour: str) -> bool:
+        return bool((picture == [int(colour[i : i + 2], 16) for i in (0, 2, 4)]).all(-1).any())
+
+    full = drawn(labels)
+    assert all(has(full, colour) for colour in viz.COLOURS) and full.shape == (720, 840, 3)  # opaque in the legend
+    two = drawn(labels % 2)
+    assert [has(two, colour) for colour in viz.COLOURS] == [True, True] + 8 * [False]
+    assert (full != drawn((labels + 1) % 12)).any() and (full != drawn(None)).any()
+    assert (drawn(labels, names[::-1]) != full).any()
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "said"),
+    [
+        (np.zeros((4, 3)), None, r"only points in the plane can be drawn, not \(4, 3\)"),
+        (np.zeros((4, 2)), np.zeros(3, int), "one label a point"),
+        (np.zeros((4, 2)), np.array([0, 1, 2, 0]), "outside the 2 names"),
+        (np.zeros((4, 2)), np.array([0, 1, -1, 0]), "outside the 2 names"),
+    ],
+)
+def test_points_without_a_place_or_a_name_are_refused(tmp_path, points, labels, said):
+    with pytest.raises(InputError, match=said):
+        viz.save_scatter(tmp_path / "x.png", points, labels, ("a", "b"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arrays_come_back_as_they_were_and_none_is_left_out(tmp_path):

@@ -11,27 +11,36 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from jaxgen.data import celeb_a, cifar10, digits, folder, mnist, npz, synthetic, tfds_images
+from jaxgen.data import attributes, celeb_a, cifar10, digits, folder, mnist, npz, photos, synthetic, tfds_images
 from jaxgen.data.dataset import Dataset, in_memory
 from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
+from jaxgen.data.subsets import balanced, class_numbers, labelled, labels_of, only_classes, subset, without_classes
 from jaxgen.types import InputError, check
 
 __all__ = [
     "Dataset",
     "Reader",
     "available",
+    "balanced",
+    "class_numbers",
     "in_memory",
+    "labelled",
+    "labels_of",
     "load",
     "normalize",
+    "only_classes",
     "order",
     "other_split",
     "prepare",
     "reader",
+    "subset",
     "to_uint8",
+    "without_classes",
 ]
 
 EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
     "digits": (digits.load, "8x8x1, 1,500 train + 297 test"),
+    "photos": (photos.load, "patches of two photographs, 8x8x3 to 128x128x3"),
     "rings": (synthetic.rings, "points 2, any number"),
     "moons": (synthetic.moons, "points 2, any number"),
     "gaussians8": (synthetic.gaussians8, "points 2, any number"),
@@ -40,6 +49,7 @@ EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
 TFDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
     "binary_mnist": mnist.load_binary,
+    "mnist_attributes": attributes.load_mnist,
     "fashion_mnist": mnist.load_fashion,
     "cifar10": cifar10.load,
     "celeb_a": celeb_a.load,

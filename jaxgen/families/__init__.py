@@ -1,9 +1,34 @@
 """Families of models: one factory each, taking networks and returning a `Model`."""
 
 from jaxgen.families import priors
+from jaxgen.families.autoencoder import autoencoder, denoising_autoencoder
 from jaxgen.families.diffusion import diffusion
+from jaxgen.families.factor_vae import factor_vae
 from jaxgen.families.gan import gan
+from jaxgen.families.ladder import hierarchical_vae
+from jaxgen.families.m2 import m2
 from jaxgen.families.pixels import dequantised, dynamically_binarised
+from jaxgen.families.quantised import fsq, vq, vq_vae
 from jaxgen.families.vae import vae
+from jaxgen.families.vae_gan import vae_gan
+from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
 
-__all__ = ["dequantised", "diffusion", "dynamically_binarised", "gan", "priors", "vae"]
+__all__ = [
+    "adversarial_autoencoder",
+    "autoencoder",
+    "denoising_autoencoder",
+    "dequantised",
+    "diffusion",
+    "dynamically_binarised",
+    "factor_vae",
+    "fsq",
+    "gan",
+    "hierarchical_vae",
+    "m2",
+    "priors",
+    "vae",
+    "vae_gan",
+    "vq",
+    "vq_vae",
+    "wae_mmd",
+]

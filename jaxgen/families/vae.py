@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.families import priors
 from jaxgen.losses.divergence import kl_standard_normal_parts, log_normal
 from jaxgen.losses.evidence import Objective, Terms, elbo
-from jaxgen.losses.likelihood import Likelihood, bernoulli, check_support
+from jaxgen.losses.likelihood import Likelihood, bernoulli, check_probability, check_support
 from jaxgen.nets import Network
 from jaxgen.types import (
     Array,
@@ -144,6 +144,7 @@ def vae(
         encode=encode,
         log_weights=log_weights,
         check=check_data,
+        check_weights=lambda batch: check_probability(p, batch.x),
     )
 
 

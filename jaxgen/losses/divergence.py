@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.losses.likelihood import total
-from jaxgen.types import Array
+from jaxgen.types import Array, check
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -63,12 +63,17 @@ def mmd(x: Array, y: Array) -> Array:
 
 
 def total_correlation(z: Array, mean: Array, log_var: Array, size: int) -> Array:
-    """log q(z_b) - sum_j log q(z_bj), whose mean is TC = KL(q(z) || prod_j q(z_j)), with
-    q(z) ~ 1 / (B size) sum_i q(z | x_i) over the minibatch (Chen et al. 2018, arXiv:1802.04942, eq. S6).
+    """log q(z_b) - sum_j log q(z_bj), whose mean is TC = KL(q(z) || prod_j q(z_j)) (Watanabe 1960), nats [B].
 
-    z, mean, log_var: [B, D], z_b drawn from N(mean_b, exp log_var_b); size: examples of the data set. Nats [B].
+    q(z_b) = 1/N q(z_b | x_b) + (N - 1)/N mean_{i != b} q(z_b | x_i) over the minibatch of B: unbiased before the
+    logarithm, exact where the minibatch is the data set (Chen et al. 2018, arXiv:1802.04942, appendix C.2, their
+    stratified weights with the remainder spread evenly). z, mean, log_var: [B, D], z_b drawn from N(mean_b,
+    exp log_var_b); size: N, the examples of the data set.
     """
+    b = z.shape[0]
+    check(2 <= b <= size, f"a total correlation needs a minibatch of 2 to {size} examples, the data set's, it has {b}")
     parts = log_normal_parts(z[:, None], mean[None], log_var[None])  # [B, B, D]
-    n = math.log(z.shape[0] * size)
-    joint = jax.nn.logsumexp(jnp.sum(parts, axis=-1), axis=1) - n
-    return joint - jnp.sum(jax.nn.logsumexp(parts, axis=1) - n, axis=-1)
+    others = math.log((size - 1) / (size * (b - 1)))
+    weight = jnp.where(jnp.eye(b, dtype=bool), -math.log(size), others)  # logarithms
+    joint = jax.nn.logsumexp(jnp.sum(parts, axis=-1) + weight, axis=1)
+    return joint - jnp.sum(jax.nn.logsumexp(parts + weight[..., None], axis=1), axis=-1)

@@ -94,7 +94,7 @@ def info(*, alpha: float = 0.0, scale: float = 1000.0) -> Objective:
 
 def tc(size: int, *, beta: float = 6.0) -> Objective:
     """-E_q log p(x|z) + I(x; z) + beta TC(z) + sum_j KL(q(z_j) || p(z_j)): beta-TCVAE (Chen et al. 2018,
-    arXiv:1802.04942, eq. 4), q(z) and q(z_j) estimated over the minibatch by their eq. S6.
+    arXiv:1802.04942, eq. 4), TC estimated over the minibatch as `divergence.total_correlation` says.
 
     size: examples of the data set. beta = 1 is the negative ELBO, whatever the estimate of TC.
     """

@@ -63,6 +63,7 @@ def likelihood(
         index = np.minimum(np.arange(start, start + size), n - 1)  # the last image again: one shape for every call
         batch = data.take(index)
         model.check(batch)
+        model.check_weights(batch)
         got = _bounds(
             model.log_weights, piece, params, extra, jax.random.key(seed), jnp.asarray(index), batch, samples // piece
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.nets.layers import BatchNorm, Condition, Conv, ConvTranspose, Dense, Dtype, joined
 from jaxgen.nets.primitives import constant_std, std_init
-from jaxgen.types import Array
+from jaxgen.types import Array, check
 
 DCGAN_INIT = constant_std(0.02)
 
@@ -30,6 +31,17 @@ def halvings(shape: Sequence[int], smallest: int) -> int:
 def widths(width: int, count: int) -> list[int]:
     """Channels after each halving: width, 2 width, 4 width, ... at most 8 width."""
     return [width * min(2**i, 8) for i in range(max(count, 1))]
+
+
+def is_image(condition: Array | None) -> TypeGuard[Array]:
+    """A condition [B, H, W, C] has places, labels [B] and attributes [B, K] have none."""
+    return condition is not None and condition.ndim == 4
+
+
+def check_size(condition: Array, shape: Sequence[int]) -> None:
+    """InputError for an image to condition on whose sides are not those of the images."""
+    sides, needed = condition.shape[1:3], tuple(shape[:2])
+    check(sides == needed, f"an image to condition on has the images' sides {needed}, this one has {sides}: resize it")
 
 
 class DCGANGenerator(nn.Module):
@@ -59,16 +71,20 @@ class DCGANGenerator(nn.Module):
 
 class DCGANCritic(nn.Module):
     """Image [B, H, W, C] -> score [B]: 4x4 stride-2 convolutions, leaky ReLU of slope 0.2, batch normalisation on all
-    but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). A label joins as constant channels."""
+    but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). A label joins as constant channels.
+
+    features: it gives (score [B], the last hidden layer [B, F]).
+    """
 
     width: int = 64
     smallest: int = 4
     classes: int | None = None
     norm: bool = True
+    features: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array | tuple[Array, Array]:
         count = halvings(x.shape[1:], self.smallest)
         c = Condition(self.classes, 8, dtype=self.dtype)(condition, x.shape[0])
         if c is not None:
@@ -79,11 +95,13 @@ class DCGANCritic(nn.Module):
             h = Conv(width, 4, 2 if count else 1, bias=not norm, init=DCGAN_INIT, dtype=self.dtype)(h)
             h = nn.leaky_relu(BatchNorm(dtype=self.dtype)(h, train) if norm else h, 0.2)
         h = h.reshape(h.shape[0], -1)
-        return Dense(1, init=DCGAN_INIT, dtype=self.dtype)(h)[:, 0].astype(jnp.float32)
+        score = Dense(1, init=DCGAN_INIT, dtype=self.dtype)(h)[:, 0].astype(jnp.float32)
+        return (score, h) if self.features else score
 
 
 class ConvEncoder(nn.Module):
-    """Image [B, H, W, C] -> [B, out]: strided 4x4 convolutions with ReLU, then a dense layer."""
+    """Image [B, H, W, C] -> [B, out]: strided 4x4 convolutions with ReLU, then a dense layer. An image to condition on
+    joins as channels, labels and attributes join before the dense layer."""
 
     out: int
     width: int = 32
@@ -95,7 +113,11 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
         count = halvings(x.shape[1:], self.smallest)
-        h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(x))
+        h = x
+        if is_image(condition):
+            check_size(condition, x.shape[1:])
+            h, condition = joined(x, condition), None
+        h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(h))
         for width in widths(2 * self.width, count)[:count]:
             h = nn.relu(Conv(width, 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
         c = Condition(self.classes, 32, dtype=self.dtype)(condition, x.shape[0])
@@ -105,7 +127,11 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z [B, D] -> [B, *shape]: dense layers, then transposed 4x4 convolutions with ReLU, a linear output."""
+    """z [B, D] -> [B, *shape]: dense layers, then transposed 4x4 convolutions with ReLU, a linear output.
+
+    Labels and attributes join z. An image to condition on is convolved down to the smallest scale and joins at each one
+    on the way up; at full size two more layers see it, so that its edges are those of the output.
+    """
 
     shape: Sequence[int]
     width: int = 32
@@ -118,10 +144,23 @@ class ConvDecoder(nn.Module):
     def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
         count = halvings(self.shape, self.smallest)
+        picture, condition = (condition, None) if is_image(condition) else (None, condition)
+        scales = [None] * (count + 1) if picture is None else self._scales(picture, count)
         z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0]))
         h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(z))
         small = (height >> count, breadth >> count, widths(2 * self.width, count)[-1])
         h = nn.relu(Dense(math.prod(small), init=std_init(2.0), dtype=self.dtype)(h)).reshape(-1, *small)
-        for width in reversed([self.width, *widths(2 * self.width, count)[: max(count - 1, 0)]][:count]):
-            h = nn.relu(ConvTranspose(width, init=std_init(2.0), dtype=self.dtype)(h))
-        return Conv(channels, dtype=self.dtype)(h).astype(jnp.float32)
+        upwards = reversed([self.width, *widths(2 * self.width, count)[: max(count - 1, 0)]][:count])
+        for width, c in zip(upwards, reversed(scales[1:]), strict=True):
+            h = nn.relu(ConvTranspose(width, init=std_init(2.0), dtype=self.dtype)(joined(h, c)))
+        if picture is not None:
+            h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(joined(h, scales[0])))
+        return Conv(channels, dtype=self.dtype)(joined(h, picture)).astype(jnp.float32)
+
+    def _scales(self, picture: Array, count: int) -> list[Array]:
+        """Features of the picture at full size, half of it, a quarter, ...: count + 1 of them."""
+        check_size(picture, self.shape)
+        scales = [nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(picture))]
+        for _ in range(count):
+            scales.append(nn.relu(Conv(self.width, 4, 2, init=std_init(2.0), dtype=self.dtype)(scales[-1])))
+        return scales

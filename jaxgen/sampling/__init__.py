@@ -6,7 +6,18 @@ from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.guidance import classifier_free
 from jaxgen.sampling.iterate import Times, iterate, uniform
-from jaxgen.sampling.latent import encode, interpolate, lerp, reconstruct, slerp, traverse
+from jaxgen.sampling.latent import (
+    arithmetic,
+    attribute_vector,
+    encode,
+    image_shape,
+    interpolate,
+    lerp,
+    manifold,
+    reconstruct,
+    slerp,
+    traverse,
+)
 from jaxgen.sampling.sample import generate, latent_shape, sample, stream, weights
 from jaxgen.types import Model, Sampler, check
 
@@ -25,15 +36,19 @@ def named(model: Model, solver: str, steps: int, clip: float = 1.0) -> Sampler:
 __all__ = [
     "SOLVERS",
     "Times",
+    "arithmetic",
+    "attribute_vector",
     "classifier_free",
     "ddim",
     "ddpm",
     "encode",
     "generate",
+    "image_shape",
     "interpolate",
     "iterate",
     "latent_shape",
     "lerp",
+    "manifold",
     "named",
     "reconstruct",
     "sample",

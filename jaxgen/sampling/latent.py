@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxgen.sampling.sample import conditions, generate, weights
-from jaxgen.types import Array, Model, TrainState, check
+from jaxgen.sampling.sample import conditions, generate, latent_shape, weights
+from jaxgen.types import Array, Model, TrainState, Tree, check
 
 
 def slerp(a: Array, b: Array, s: Array) -> Array:
@@ -64,11 +66,91 @@ def traverse(
     return _grid(model, state, latents, condition, options)
 
 
-def encode(model: Model, state: TrainState, x: Array, *, condition: Any = None, ema: bool = True) -> Array:
-    """Latents of images x: [B, H, W, C] in [-1, 1], in the space of `model.prior`."""
+def manifold(
+    model: Model,
+    state: TrainState,
+    side: int = 20,
+    dimensions: tuple[int, int] = (0, 1),
+    *,
+    condition: Any = None,
+    **options,
+) -> Array:
+    """Images over the plane of two coordinates of the flattened latent, side x side of them: [side, side, H, W, C].
+
+    Both run through Phi^-1((i + 1/2) / side), Phi the normal distribution function: every image stands for the same
+    mass of N(0, I) (Kingma and Welling 2013, arXiv:1312.6114, figure 4). The first grows downwards, the second to the
+    right, all others are 0. condition: one for all.
+    """
+    check(side >= 1, f"a manifold has at least 1 image a side, not {side}")
+    shape = latent_shape(model, state)
+    size = math.prod(shape)
+    fits = len(dimensions) == len(set(dimensions)) == 2 and all(0 <= d < size for d in dimensions)
+    check(fits, f"a manifold spans two of the latent's dimensions 0 to {size - 1}, {dimensions} are none such")
+    at = jax.scipy.special.ndtri((jnp.arange(side) + 0.5) / side)
+    flat = jnp.zeros((side, side, size)).at[:, :, dimensions[0]].set(at[:, None]).at[:, :, dimensions[1]].set(at)
+    return _grid(model, state, flat.reshape(side, side, *shape), condition, options)
+
+
+def attribute_vector(
+    model: Model, state: TrainState, x: Array, has: Any, *, condition: Any = None, ema: bool = True
+) -> Array:
+    """mean_{i: has_i} code(x_i) - mean_{i: not has_i} code(x_i), a latent [...]: the direction of an attribute
+    (Larsen et al. 2015, arXiv:1512.09300, "Visual attribute vectors"; Radford et al. 2015, arXiv:1511.06434, 6.3.2).
+
+    x: images [N, H, W, C] in [-1, 1], some hundreds; has: bool [N], which of them have the attribute.
+    """
+    has = np.asarray(has)
+    check(has.shape == (len(x),), f"`has` says of each of {len(x)} images yes or no, it has the shape {has.shape}")
+    yes = has.astype(bool)
+    check(0 < yes.sum() < len(yes), f"{yes.sum()} of {len(yes)} images have the attribute: give some of both kinds")
+    codes = encode(model, state, x, condition=condition, ema=ema)
+    return jnp.mean(codes[yes], axis=0) - jnp.mean(codes[~yes], axis=0)
+
+
+def arithmetic(
+    model: Model, state: TrainState, x: Array, vector: Array, strengths: Any, *, condition: Any = None, **options
+) -> Array:
+    """Images of code(x) + s vector, s in `strengths`: images [B, H, W, C] -> [B, len(strengths), H, W, C].
+
+    vector: a latent, such as `attribute_vector`'s or a sum of several. Strength 0 is the reconstruction.
+    condition: one for all, or [B]. options: those of `generate`.
+    """
+    code, strengths = encode(model, state, x, condition=condition, ema=options.get("ema", True)), jnp.asarray(strengths)
+    check(
+        strengths.ndim == 1 and strengths.size > 0, f"strengths are a list of numbers, not of shape {strengths.shape}"
+    )
+    check(vector.shape == code.shape[1:], f"a latent has the shape {code.shape[1:]}, the vector {vector.shape}")
+    along = strengths.reshape(1, -1, *(1,) * vector.ndim) * vector
+    return _grid(model, state, code[:, None] + along, condition, options)
+
+
+def encode(
+    model: Model, state: TrainState, x: Array, *, condition: Any = None, ema: bool = True, batch: int = 64
+) -> Array:
+    """Latents of images x: [B, H, W, C] in [-1, 1], in the space of `model.prior`; batch: images a compiled call."""
     check(model.encode is not None, "this model has no encoder: it maps noise to images only")
-    params, extra = weights(state, ema)
-    return _encode(model.encode, params, extra, x, conditions(model, x.shape[0], condition))
+    check(batch >= 1, f"the encoding batch must be at least 1, it is {batch}")
+    check(x.ndim >= 2 and len(x) >= 1, f"images to encode are an array [B, H, W, C], not one of shape {x.shape}")
+    condition = conditions(model, len(x), condition)
+    needed = image_shape(model, state, condition)
+    check(x.shape[1:] == needed, f"this model's images have the shape {needed}, these have {x.shape[1:]}")
+    (params, extra), size, pieces = weights(state, ema), min(batch, len(x)), []
+    for start in range(0, len(x), size):
+        rows = np.minimum(np.arange(start, start + size), len(x) - 1)  # the last again: one shape for every call
+        given = None if condition is None else condition[rows]
+        pieces.append(_encode(model.encode, params, extra, x[rows], given))
+    return jnp.concatenate(pieces)[: len(x)]
+
+
+def image_shape(model: Model, state: TrainState, condition: Array | None = None) -> tuple[int, ...]:
+    """The shape of one image that the model makes, given the conditions of some where it needs them."""
+
+    def one(params: Tree, extra: Tree, condition: Tree) -> Array:
+        n = 1 if condition is None else condition.shape[0]
+        noise = model.prior(params, extra, jax.random.split(jax.random.key(0), n))
+        return model.predict(params, extra, condition)(noise, jnp.ones(()))
+
+    return jax.eval_shape(one, state.params, state.extra, condition).shape[1:]
 
 
 def reconstruct(model: Model, state: TrainState, x: Array, *, condition: Any = None, **options) -> Array:

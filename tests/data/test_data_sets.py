@@ -283,3 +283,74 @@ def test_available_is_quick_and_says_what_to_do(tmp_path, monkeypatch, faces_dir
     assert rows["digits"][1] == rows["gaussians25"][1] == "embedded"
     assert rows["celeb_a"] == ("218x178x3, 5 train", "prepared")
     assert rows["cifar10"] == ("32x32x3", "not prepared: jaxgen data prepare cifar10")
+
+
+# Parts of a set
+
+
+def test_classes_in_and_out_divide_a_set():
+    digits = data.load("digits")
+    some, others = data.only_classes(digits, ["3", 7]), data.without_classes(digits, [3, "7"])
+    labels = data.labels_of(digits)
+    assert set(data.labels_of(some)) == {3, 7} and set(data.labels_of(others)) == set(range(10)) - {3, 7}
+    assert some.size + others.size == digits.size and some.classes == digits.classes
+    for part, rows in ((some, np.isin(labels, [3, 7])), (others, ~np.isin(labels, [3, 7]))):
+        assert np.array_equal(everything(part).x, everything(digits).x[rows])
+        assert np.array_equal(part.take(np.array([5, 0])).x, everything(part).x[[5, 0]])
+
+
+def test_the_other_split_of_a_part_is_whole_and_loaded_alike():
+    part = data.without_classes(data.subset(data.load("gaussians8", n=80), np.arange(40)), [0])
+    assert part.size == 35
+    assert data.other_split(part, "test").size == 80
+    assert set(data.labels_of(data.other_split(part, "test"))) == set(range(8))
+
+
+def test_a_few_labels_are_balanced_drawn_by_the_seed_and_grow_with_their_number():
+    digits = data.load("digits")
+    drawn = {n: data.balanced(digits, n, 1) for n in (10, 57, 300)}
+    labels = data.labels_of(digits)
+    for n, rows in drawn.items():
+        assert len(set(rows)) == n and np.ptp(np.bincount(labels[rows])) == (0 if n % 10 == 0 else 1)
+    assert set(drawn[10]) < set(drawn[57]) < set(drawn[300])
+    assert np.array_equal(drawn[57], data.balanced(digits, 57, 1))
+    assert len(set(drawn[300]) & set(data.balanced(digits, 300, 2))) < 100  # 60 by chance, with a deviation of 7
+    few = data.labelled(digits, 57, 1)
+    given = data.labels_of(few)
+    assert np.array_equal(np.flatnonzero(given != -1), np.sort(drawn[57]))
+    assert np.array_equal(given[drawn[57]], labels[drawn[57]]) and np.array_equal(
+        everything(few).x, everything(digits).x
+    )
+    assert np.array_equal(np.sort(data.balanced(few, 57, 1)), np.sort(drawn[57]))  # -1 is no class
+
+
+def test_balanced_draws_every_member_of_a_class_alike():
+    points = data.load("gaussians8", n=40)  # five a class
+    counts = np.bincount(np.concatenate([data.balanced(points, 9, seed) for seed in range(800)]), minlength=40)
+    expected = 800 * 9 / 40
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda d: data.only_classes(d, ["ten"]), "unknown class 'ten': digits has 0, 1, 2"),
+        (lambda d: data.without_classes(d, [10]), "unknown class '10'"),
+        (lambda d: data.only_classes(d, []), "no class is given"),
+        (lambda d: data.without_classes(d, range(10)), "needs at least one example"),
+        (lambda d: data.subset(d, [0, 1500]), "examples 0 to 1499, not 0 to 1500"),
+        (lambda d: data.subset(d, [0.5]), "whole numbers"),
+        (lambda d: data.labelled(d, 9), "9 labels for the 10 classes of digits: give at least one a class"),
+        (lambda d: data.labelled(d, 1495), "of class .*, which has 1[0-9][0-9]: give fewer"),
+        (lambda d: data.labelled(d._replace(streaming=True), 10), "streaming=False"),
+        (lambda d: data.labels_of(data.in_memory("plain", "train", np.zeros((3, 2)))), "plain has no labels"),
+        (
+            lambda d: data.labels_of(data.in_memory("faces", "train", np.zeros((3, 2)), np.zeros((3, 40)))),
+            r"\(40,\) attributes",
+        ),
+    ],
+)
+def test_a_part_that_there_is_not_is_refused(mistake, message):
+    with pytest.raises(InputError, match=message) as error:
+        mistake(data.load("digits"))
+    assert "\n" not in str(error.value)

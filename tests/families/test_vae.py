@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxgen.families import vae
-from jaxgen.losses.evidence import elbo
+from jaxgen.losses.evidence import elbo, info, iwae, tc
 from jaxgen.losses.likelihood import bernoulli, gaussian, learned_gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.mlp import MLP
@@ -104,9 +104,19 @@ def test_encode_is_the_posterior_s_mean_and_predict_the_likelihood_s():
     np.testing.assert_allclose(mean, z @ W.T + B, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", [bernoulli(), gaussian(1.0), gaussian(0.1)])
-def test_extreme_encoder_outputs_give_neither_nan_nor_infinity(likelihood):
-    model = vae(LINEAR, LINEAR, LATENT, likelihood=likelihood)
+@pytest.mark.parametrize(
+    "likelihood, objective",
+    [
+        (bernoulli(), elbo()),
+        (gaussian(1.0), elbo(free_bits=0.1)),
+        (gaussian(0.1), elbo()),
+        (bernoulli(), iwae()),
+        (bernoulli(), info()),
+        (bernoulli(), tc(3)),
+    ],
+)
+def test_extreme_encoder_outputs_give_neither_nan_nor_infinity(likelihood, objective):
+    model = vae(LINEAR, LINEAR, LATENT, likelihood=likelihood, objective=objective, samples=2)
     x, params = Batch(jnp.full((3, DIMS), 0.5)), parameters()
 
     @jax.jit

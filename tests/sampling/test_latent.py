@@ -4,14 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxgen.sampling import (
+    arithmetic,
+    attribute_vector,
     ddpm,
     encode,
     generate,
+    image_shape,
     interpolate,
     iterate,
     lerp,
+    manifold,
     reconstruct,
     slerp,
     traverse,
@@ -144,6 +149,65 @@ def test_a_reconstruction_is_generated_from_its_code():
     np.testing.assert_allclose(encode(MODEL, STATE, x, ema=False), A / 2, rtol=1e-6)
 
 
+def test_a_manifold_gives_every_image_the_same_mass_of_the_prior():
+    images = np.asarray(manifold(MODEL, STATE, 4, (3, 1)))
+    assert images.shape == (4, 4, 2, 2, 1)
+    flat = images.reshape(4, 4, 4) / 0.5
+    at = stats.norm.ppf([0.125, 0.375, 0.625, 0.875])
+    np.testing.assert_allclose(flat[..., 3], np.repeat(at[:, None], 4, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(flat[..., 1], np.repeat(at[None], 4, axis=0), rtol=1e-5)
+    assert np.all(flat[..., [0, 2]] == 0.0)
+    labelled = manifold(MODEL, STATE, 4, (3, 1), condition=2)
+    np.testing.assert_allclose(labelled, images + 2.0, atol=1e-6)
+
+
+def test_an_attribute_s_vector_is_the_difference_of_the_mean_codes():
+    has = np.array([True, False, True])
+    want = 2 * (A[has].mean(0) - A[1])
+    np.testing.assert_allclose(attribute_vector(MODEL, STATE, jnp.asarray(A), has), want, rtol=1e-5)
+    np.testing.assert_allclose(attribute_vector(MODEL, STATE, jnp.asarray(A), 1 * has), want, rtol=1e-5)
+    np.testing.assert_allclose(attribute_vector(MODEL, STATE, A, has, ema=False), want / 4, rtol=1e-5)
+    # with its condition told, what the condition explains is no part of it
+    told = attribute_vector(MODEL, STATE, A + np.float32([1, 0, 1]).reshape(3, 1, 1, 1), has, condition=1 * has)
+    np.testing.assert_allclose(told, want, rtol=1e-4)
+
+
+def test_arithmetic_adds_a_vector_to_codes():
+    vector, label = jnp.asarray(B[0]), np.array([0, 2, 1])
+    for options in ({}, {"condition": label}, {"ema": False}):
+        images = arithmetic(MODEL, STATE, jnp.asarray(A), vector, [-1.0, 0.0, 2.0], **options)
+        assert images.shape == (3, 3, 2, 2, 1)
+        np.testing.assert_allclose(images[:, 1], reconstruct(MODEL, STATE, jnp.asarray(A), **options), atol=1e-5)
+        slope = 2.0 if "ema" in options else 0.5
+        for i, s in ((0, -1.0), (2, 2.0)):
+            np.testing.assert_allclose(images[:, i], A + slope * s * B[0], atol=1e-5)
+    # an attribute's own vector takes the mean of those without it to the mean of those with it
+    has = np.array([True, False, False])
+    vector = attribute_vector(MODEL, STATE, jnp.asarray(A), has)
+    np.testing.assert_allclose(arithmetic(MODEL, STATE, A, vector, [1.0])[1:, 0].mean(0), A[0], atol=1e-5)
+
+
+def test_codes_do_not_depend_on_the_encoding_batch():
+    label = np.array([2, 0, 1])
+    whole = encode(MODEL, STATE, jnp.asarray(A), condition=label)
+    for batch in (1, 2, 3):
+        np.testing.assert_allclose(encode(MODEL, STATE, A, condition=label, batch=batch), whole, rtol=1e-6)
+
+
+def test_images_of_another_shape_are_refused_before_anything_is_compiled():
+    def never(*inputs):
+        raise AssertionError("the encoder was traced")
+
+    assert image_shape(MODEL, STATE) == (2, 2, 1)
+    for wrong in (A[:, :1], A[..., 0], np.zeros((3, 2, 2, 3))):
+        with pytest.raises(InputError, match=r"images have the shape \(2, 2, 1\)") as error:
+            encode(MODEL._replace(encode=never), STATE, wrong)
+        assert "\n" not in str(error.value)
+    for nothing in (A[:0], np.float32(1.0)):
+        with pytest.raises(InputError, match="images to encode"):
+            encode(MODEL, STATE, nothing)
+
+
 def test_walks_that_cannot_be_are_refused():
     a = jnp.asarray(A)
     with pytest.raises(InputError, match="at least 2 steps"):
@@ -157,3 +221,19 @@ def test_walks_that_cannot_be_are_refused():
         encode(MODEL._replace(encode=None), STATE, a)
     with pytest.raises(InputError, match="label 5"):
         reconstruct(MODEL, STATE, a, condition=5)
+    for dimensions in ((0, 0), (0, 4), (-1, 0), (0, 1, 2)):
+        with pytest.raises(InputError, match="two of the latent's dimensions 0 to 3"):
+            manifold(MODEL, STATE, 2, dimensions)
+    with pytest.raises(InputError, match="at least 1 image a side"):
+        manifold(MODEL, STATE, 0)
+    for has in (np.ones(3), np.zeros(3, bool)):
+        with pytest.raises(InputError, match="some of both kinds"):
+            attribute_vector(MODEL, STATE, a, has)
+    with pytest.raises(InputError, match=r"of 3 images yes or no, it has the shape \(2,\)"):
+        attribute_vector(MODEL, STATE, a, np.ones(2))
+    with pytest.raises(InputError, match=r"the shape \(2, 2, 1\), the vector \(4,\)"):
+        arithmetic(MODEL, STATE, a, jnp.zeros(4), [1.0])
+    with pytest.raises(InputError, match="strengths are a list"):
+        arithmetic(MODEL, STATE, a, a[0], 1.0)
+    with pytest.raises(InputError, match="encoding batch"):
+        encode(MODEL, STATE, a, batch=0)

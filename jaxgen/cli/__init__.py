@@ -1,0 +1,117 @@
+"""The command line: thin functions over the library, one a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxgen import __version__
+from jaxgen.cli import draw, look, measure
+from jaxgen.cli.train import parse, train
+from jaxgen.errors import InputError, check
+
+USAGE = """usage: jaxgen COMMAND ...
+
+  train EXPERIMENT.py     train an experiment, or go on with it; its keywords are flags
+  sample WORKDIR          a picture (or .npz) of new samples of a run
+  interpolate WORKDIR     a picture of walks between samples
+  traverse WORKDIR        a picture of walks along single latent dimensions
+  manifold WORKDIR        a picture of the plane of two latent dimensions
+  arithmetic WORKDIR      a picture of test images as an attribute is added to their codes
+  reconstruct WORKDIR     a picture of data, encoded and decoded
+  encode WORKDIR          a picture (or .npz) of the codes of data
+  denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
+  likelihood WORKDIR      the log-likelihood of data, by importance sampling
+  cluster WORKDIR         do the codes fall into the classes?
+  outliers WORKDIR        does the model tell what is not like its data?
+  pretrain WORKDIR        classifiers with few labels that begin with the encoder
+  list                    the experiments and the runs here
+  show WORKDIR            what a run is and how far it is
+  data list               the data sets and whether they are ready
+  data prepare NAME       download and prepare a data set
+
+jaxgen COMMAND --help tells the flags.
+"""
+
+COMMANDS = {
+    "sample": draw.sample,
+    "interpolate": draw.interpolate,
+    "traverse": draw.traverse,
+    "manifold": draw.manifold,
+    "arithmetic": draw.arithmetic,
+    "reconstruct": draw.reconstruct,
+    "denoise": draw.denoise,
+    "encode": measure.encode,
+    "likelihood": measure.likelihood,
+    "cluster": measure.cluster,
+    "outliers": measure.outliers,
+    "pretrain": measure.pretrain,
+    "list": look.list_,
+    "show": look.show,
+    "data": look.data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point: exit code 0, 1 for a run that failed, 2 for a mistake in what was asked."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(argv)
+    except InputError as error:
+        _exit(str(error), 2)
+    except KeyboardInterrupt:
+        _exit("interrupted", 130)
+    except Exception as error:
+        _known_failure(error)
+        raise
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    if argv[0] == "--version":
+        print(f"jaxgen {__version__}")
+        return
+    command, rest = argv[0], argv[1:]
+    known = ["train", *COMMANDS]
+    check(command in known, f"unknown command {command!r}: choose one of {', '.join(known)}")
+    _compile_cache()
+    if command != "train":
+        parse(COMMANDS[command], rest, f"jaxgen {command}")
+        return
+    if not rest or rest[0] in ("-h", "--help"):
+        print("usage: jaxgen train EXPERIMENT.py [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT.py --help")
+        return
+    check(not rest[0].startswith("-"), f"the experiment comes first: jaxgen train EXPERIMENT.py {rest[0]} ...")
+    train(rest[0], rest[1:])
+
+
+def _compile_cache() -> None:
+    """Compiled programs are kept between calls, unless the user has said where or not at all."""
+    cache = os.environ.get("JAXGEN_CACHE", str(Path.home() / ".cache" / "jaxgen"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _known_failure(error: Exception) -> None:
+    """One line for failures that are not bugs; others keep their traceback."""
+    from jaxgen.checkpoint import SaveError
+    from jaxgen.experiment import Diverged, Stopped
+
+    if isinstance(error, Stopped):
+        _exit(str(error), 130 if error.signal == 2 else 0, kind="")
+    if isinstance(error, Diverged | SaveError):
+        _exit(str(error), 1)
+    if isinstance(error, SyntaxError):
+        _exit(f"{error.filename}, line {error.lineno}: {error.msg}; mend the file", 2)
+    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+        _exit("the device is out of memory: give a smaller --batch, or another --layout over more devices", 2)
+
+
+def _exit(message: str, code: int, kind: str = "error: ") -> None:
+    print(f"jaxgen: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(code)

@@ -1,0 +1,72 @@
+"""Commands that tell what there is: runs, experiments, data sets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from jaxgen.cli.asked import open_run
+from jaxgen.errors import check
+
+
+def list_(experiments: str = "experiments", runs: str = "runs") -> None:
+    """The experiments and the runs here.
+
+    Args:
+        experiments: a folder of experiments
+        runs: a folder of runs
+    """
+    from jaxgen import checkpoint
+    from jaxgen.experiment import checkpoints
+
+    for path in sorted(Path(experiments).glob("*.py")):
+        text = path.read_text(errors="replace")
+        if re.search(r"^def experiment\(", text, re.M):
+            summary = re.search(r'"""(.+?)[.\n"]', text)
+            print(f"{path}  {summary.group(1) if summary else ''}")
+    for path in sorted(Path(runs).glob("*/settings.json")):
+        step = checkpoint.latest(checkpoints(path.parent))
+        print(f"{path.parent}  {'no checkpoint yet' if step is None else f'step {step}'}")
+
+
+def show(workdir: Path, /) -> None:
+    """What a run is and how far it is.
+
+    Args:
+        workdir: the folder of a run
+    """
+    import jax
+
+    from jaxgen import records
+
+    run, _ = open_run(workdir)
+    exp = run.experiment
+    print(f"experiment  {exp.source}")
+    print("keywords    " + ", ".join(f"{k}={v}" for k, v in exp.settings.items()))
+    print(f"data        {exp.data.name}, {exp.data.size:,} examples of shape {exp.data.shape}")
+    for player, params in run.state.params.items():
+        print(f"player      {player}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
+    print(f"step        {run.step} of {exp.steps}")
+    for record in records.read(workdir, before=run.step)[-1:]:
+        print("last        " + ", ".join(f"{k} {v:.5g}" for k, v in record.items()))
+
+
+def data(action: Literal["list", "prepare"], name: str | None = None, /, *, data_dir: str | None = None) -> None:
+    """The data sets: `list` them, or `prepare NAME` (download it and lay it out for fast reading).
+
+    Args:
+        action: list or prepare
+        name: of the data set to prepare
+        data_dir: where prepared data sets are; TFDS_DATA_DIR or ~/tensorflow_datasets by default
+    """
+    from jaxgen import data as sets
+
+    if action == "prepare":
+        check(name is not None, "prepare which data set? Give its name: jaxgen data prepare mnist")
+        print(sets.prepare(str(name), data_dir))
+        return
+    rows = sets.available()
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for name, text, state in rows:
+        print(f"{name:{widths[0]}}  {text:{widths[1]}}  {state}")

@@ -1,0 +1,102 @@
+"""`jaxgen train`: an experiment's keywords as flags."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from jaxgen.errors import InputError, check
+
+Layout = Literal["one", "data", "fsdp", "pmap"]
+
+
+def train(path: str, argv: Sequence[str]) -> None:
+    """`jaxgen train EXPERIMENT.py [flags]`: the experiment's keywords and the run's own options are the flags."""
+    from jaxgen import experiment
+
+    function = experiment.load_function(path)
+    given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
+    options = {name: given.pop(name) for name in ("workdir", "layout", "coordinator", "processes", "process")}
+    _join(options["coordinator"], options["processes"], options["process"])
+    given = {name: value for name, value in given.items() if value is not None or name not in ("steps", "seed")}
+    exp = experiment.load_experiment(path, **given)
+    experiment.fit(exp, options["workdir"], layout=options["layout"])
+
+
+def _run_options(
+    *,
+    workdir: str | None = None,
+    layout: Layout = "one",
+    steps: int | None = None,
+    seed: int | None = None,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> None: ...
+
+
+RUN_HELP = {
+    "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
+    "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
+    "steps": "train up to this step",
+    "seed": "of everything random",
+    "coordinator": "HOST:PORT of the first of several processes, or 'auto' on a cluster that JAX knows",
+    "processes": "how many processes there are",
+    "process": "which of them this is, from 0",
+}
+
+
+def _with_run_options(function: Callable) -> Callable[..., dict]:
+    """A function of the experiment's keywords and the run's options, which returns what it was given."""
+    import tyro
+
+    def options(**given: Any) -> dict:
+        return given
+
+    own = inspect.signature(function, eval_str=True).parameters
+    bad = [name for name, p in own.items() if p.default is p.empty]
+    check(not bad, f"every keyword of an experiment needs a default, {', '.join(bad)} has none")
+    general = inspect.signature(_run_options, eval_str=True).parameters
+    merged = {name: p for name, p in general.items() if name not in own} | dict(own)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    for name, p in merged.items():
+        hint = p.annotation if p.annotation is not p.empty else type(p.default)
+        if name in RUN_HELP:
+            hint = Annotated[hint, tyro.conf.arg(help=RUN_HELP[name])]
+        merged[name] = p.replace(kind=keyword, annotation=hint)
+    options.__signature__ = inspect.Signature(list(merged.values()))  # type: ignore[attr-defined]
+    options.__annotations__ = {name: p.annotation for name, p in merged.items()}
+    options.__doc__ = function.__doc__
+    return options
+
+
+def parse(function: Callable, argv: list[str], prog: str) -> Any:
+    """tyro, with its mistakes said in one line."""
+    import tyro
+
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(function, args=argv, prog=prog)
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).split("For full helptext")[0]
+        lines = [line.strip("│| ") for line in text.splitlines()[1:]]  # of a box with a title
+        lines = [line for line in lines if line.strip("-─╰╯+") and line != "Argument helptext:"]
+        raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes of a run, before anything else asks for a device."""
+    import jax
+
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif coordinator is not None:
+        check(processes is not None and process is not None, "--coordinator needs --processes and --process as well")
+        jax.distributed.initialize(coordinator, processes, process)

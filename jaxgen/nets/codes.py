@@ -1,0 +1,138 @@
+"""Networks of discrete latents: an encoder to a grid of vectors, a decoder from it, and a prior over grids of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxgen.nets.layers import BatchNorm, Conv, ConvTranspose, Dense, Dtype, Embed
+from jaxgen.nets.primitives import constant_std, conv, std_init
+from jaxgen.types import Array, check
+
+
+class ConvGridEncoder(nn.Module):
+    """Image [B, H, W, C] -> vectors [B, H / 2^halvings, W / 2^halvings, features]: 4x4 convolutions of stride 2, then
+    residual blocks (van den Oord et al. 2017, arXiv:1711.00937, section 4.1).
+
+    width: channels after the first halving; twice as many after the others. norm: batch normalisation of the vectors.
+    Without it the first steps may carry them far away, to where the bound of a finite scalar quantisation is flat: most
+    codes then stay unused.
+    """
+
+    features: int
+    width: int = 32
+    halvings: int = 2
+    blocks: int = 2
+    norm: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        check(self.halvings >= 1, f"the encoder halves the image at least once, not {self.halvings} times")
+        times = 2**self.halvings
+        check(
+            x.shape[1] % times == 0 and x.shape[2] % times == 0,
+            f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {self.halvings} times: choose fewer halvings",
+        )
+        h = x.astype(self.dtype)
+        for i in range(self.halvings):
+            h = nn.relu(Conv(self.width * min(2**i, 2), 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
+        h = Conv(2 * self.width, dtype=self.dtype)(h)
+        for _ in range(self.blocks):
+            h = Residual(self.dtype)(h)
+        z = Conv(self.features, 1, dtype=self.dtype)(nn.relu(h)).astype(jnp.float32)
+        return BatchNorm()(z, train) if self.norm else z
+
+
+class ConvGridDecoder(nn.Module):
+    """Vectors [B, h, w, features] -> [B, *shape]: the mirror of `ConvGridEncoder`, with a linear output. The size
+    comes from `shape`, whose sides are h and w times the same power of 2."""
+
+    shape: Sequence[int]
+    width: int = 32
+    blocks: int = 2
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Array, train: bool = False) -> Array:
+        halvings = (self.shape[0] // z.shape[1]).bit_length() - 1
+        doubled = tuple(side * 2**halvings for side in z.shape[1:3])
+        check(
+            doubled == tuple(self.shape[:2]) and halvings >= 1,
+            f"a grid of {z.shape[1:3]} cannot be doubled to images of {tuple(self.shape[:2])}: change one",
+        )
+        h = Conv(2 * self.width, dtype=self.dtype)(z.astype(self.dtype))
+        for _ in range(self.blocks):
+            h = Residual(self.dtype)(h)
+        h = nn.relu(h)
+        for i in range(halvings, 0, -1):
+            h = nn.relu(ConvTranspose(self.width * min(i, 2), init=std_init(2.0), dtype=self.dtype)(h))
+        return Conv(self.shape[2], dtype=self.dtype)(h).astype(jnp.float32)
+
+
+class Residual(nn.Module):
+    """h + conv_1x1(relu(conv_3x3(relu(h))))."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        r = nn.relu(Conv(h.shape[-1], init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
+        return h + Conv(h.shape[-1], 1, dtype=self.dtype)(r)
+
+
+class CausalConv(nn.Module):
+    """A convolution that sees its own pixel and those before it: a [rows, columns] kernel whose last row is the
+    pixel's own, and whose last column is too where it is `right`; else the columns lie to both sides."""
+
+    features: int
+    size: Sequence[int]
+    right: bool = False
+    init: Any = std_init()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        rows, columns = self.size
+        kernel = self.param("kernel", self.init, (rows, columns, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        sides = (columns - 1, 0) if self.right else (columns // 2, (columns - 1) // 2)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=((rows - 1, 0), sides))
+        return y + bias.astype(self.dtype)
+
+
+class PixelCNN(nn.Module):
+    """Grid of codes [B, h, w] -> logits [B, h, w, codes], those of a position from the codes before it, row by row
+    from the upper left: the gated PixelCNN (van den Oord et al. 2016, arXiv:1606.05328, section 2 and figure 2).
+
+    A vertical stack sees the rows above, a horizontal one what is to the left besides, so that no position is blind.
+    Shifted inputs and one-sided padding do what the paper's masks do (Salimans et al. 2017, arXiv:1701.05517, 2.3).
+    width: channels; layers: each sees two rows further up and two columns further to each side.
+    """
+
+    codes: int
+    width: int = 32
+    layers: int = 4
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, index: Array, train: bool = False) -> Array:
+        e = Embed(self.codes, self.width, dtype=self.dtype)(index)
+        v = jnp.pad(e, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]  # the row above: from here on all is causal
+        h = jnp.pad(e, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+        for _ in range(self.layers):
+            up = CausalConv(2 * self.width, (3, 5), dtype=self.dtype)(v)
+            left = CausalConv(2 * self.width, (1, 3), right=True, dtype=self.dtype)(h)
+            left = left + Dense(2 * self.width, bias=False, dtype=self.dtype)(up)
+            v, h = v + gated(up), h + Dense(self.width, dtype=self.dtype)(gated(left))
+        h = nn.relu(Dense(2 * self.width, init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
+        return Dense(self.codes, init=constant_std(1e-2), dtype=self.dtype)(h).astype(jnp.float32)
+
+
+def gated(h: Array) -> Array:
+    """tanh(a) sigmoid(b), a and b the halves of the channels (van den Oord et al. 2016, arXiv:1606.05328, eq. 2)."""
+    a, b = jnp.split(h, 2, axis=-1)
+    return jnp.tanh(a) * nn.sigmoid(b)
