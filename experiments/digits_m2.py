@@ -19,7 +19,6 @@ import optax
 from jaxgen import Experiment, data, families
 from jaxgen.data.pipeline import normalize
 from jaxgen.experiment import load_run
-from jaxgen.families.m2 import classify
 from jaxgen.nets import Network, network
 from jaxgen.nets.mlp import MLP
 from jaxgen.sampling import weights
@@ -107,7 +106,9 @@ def main(*runs: str) -> None:
         parts = some.take(kept), held_out.take(np.arange(held_out.size))
         known, test = (normalize(jax.tree.map(jnp.asarray, part)) for part in parts)
         net = classifier(told["hidden"])
-        log_q = jax.jit(classify, static_argnums=0)(net, *weights(trained.state), test.x)
+        classify = trained.experiment.model.classify
+        assert classify is not None  # it is M2
+        log_q = jax.jit(classify)(*weights(trained.state), test.x)
         by_itself = net.apply(*alone(net, known, trained.experiment.seed), test.x)[0]
         ours, theirs = (float(jnp.mean(jnp.argmax(a, axis=1) == test.condition)) for a in (log_q, by_itself))
         print(f"{run}  {told['labels']}  {ours:.4f}  {theirs:.4f}")

@@ -13,6 +13,8 @@ from jaxgen.losses import likelihood as likelihoods
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 
+LEVELS = 17  # ink of 0 to 16, as data.load gives it on [0, 255] to within a rounding
+
 
 def experiment(
     *,
@@ -27,6 +29,7 @@ def experiment(
     likelihood: Literal[
         "bernoulli", "gaussian", "learned_gaussian", "optimal_gaussian", "categorical", "discretised_logistic"
     ] = "bernoulli",
+    dequantise: bool = False,
 ) -> Experiment:
     """A convolutional VAE.
 
@@ -40,6 +43,7 @@ def experiment(
         warmup: steps in which the KL term rises from nothing, under "elbo"
         free_bits: nats that each dimension of the latent may hold without cost, under "elbo"
         likelihood: of the pixels
+        dequantise: blur them over the cells of the 17 values that ink takes, which makes a density a probability
     """
     digits, p = data.load("digits"), getattr(likelihoods, likelihood)()
     height, width, channels = digits.shape
@@ -51,5 +55,6 @@ def experiment(
         "tc": evidence.tc(digits.size, beta=beta),
     }
     model = families.vae(encoder, decoder, latent, likelihood=p, objective=objectives[objective])
+    model = families.dequantised(model, LEVELS) if dequantise else model
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
     return Experiment(model, {"vae": adam}, digits, batch=batch, steps=steps)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxgen import checkpoint, parallel, training, viz
 from jaxgen.data import Dataset, pipeline
 from jaxgen.records import Records
-from jaxgen.sampling import sample
+from jaxgen.sampling import sample, weights
 from jaxgen.types import Batch, InputError, Model, TrainState, check
 
 CALL_BYTES = 4 << 20  # data of one compiled call: small beside a model, large beside a transfer's cost
@@ -175,7 +175,9 @@ def read_settings(workdir: str | Path) -> dict[str, Any]:
 def _read_note(path: Path) -> dict[str, Any]:
     try:
         note = json.loads(path.read_text())
-        return {name: note[name] for name in ("name", "source", "sha256", "keywords")}
+        return {"start": note.get("start", "")} | {
+            name: note[name] for name in ("name", "source", "sha256", "keywords")
+        }
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): train into another folder, or restore the file") from None
 
@@ -205,12 +207,14 @@ def fit(
     workdir: str | Path | None = None,
     *,
     layout: str = "one",
+    start: str | Path | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Train `exp` up to its step `exp.steps` in `workdir` (runs/<name> unless told otherwise) and return the state.
 
     Goes on from the newest good checkpoint there. Writes settings.json, metrics.jsonl, TensorBoard scalars, grids
-    samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`.
+    samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`. start: the folder of a
+    run whose parameters a new one begins with, the averaged ones where there are any; step and optimizers are fresh.
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
     InputError for a folder of another run.
     """
@@ -228,23 +232,24 @@ def fit(
     )
     chief = jax.process_index() == 0
     _check_data(exp)
-    _claim(folder, exp, write=chief)
-    state_of = partial(init, exp)
+    start, state_of = str(start or _noted_start(folder)), partial(init, exp)
+    shapes = parallel.template(place, state_of)
+    donor = _donor(start, shapes) if start else None  # refused before anything is written
+    _claim(folder, exp, start, write=chief)
     store = checkpoint.open_store(checkpoints(folder))
     with contextlib.ExitStack() as closing:
         closing.callback(checkpoint.close, store)
-        shapes = parallel.template(place, state_of)
         found = checkpoint.restore(store, shapes, report=_say)
-        state, start = found if found is not None else (parallel.create(shapes, state_of), 0)
+        state, first = found if found is not None else (_begun(parallel.create(shapes, state_of), donor), 0)
         make = partial(training.make_step, exp.model, exp.optimizers, order=exp.order, ema=exp.ema)
         run = parallel.compile_step(place, make, shapes)
         who = (jax.process_index(), jax.process_count())
-        reader = closing.enter_context(pipeline.reader(exp.data, seed=exp.seed, shape=shape, step=start, process=who))
+        reader = closing.enter_context(pipeline.reader(exp.data, seed=exp.seed, shape=shape, step=first, process=who))
         examples = int(np.prod(shape))
-        records = closing.enter_context(Records(folder, start, exp.steps, examples, progress, write=chief))
+        records = closing.enter_context(Records(folder, first, exp.steps, examples, progress, write=chief))
         asked = closing.enter_context(_signals())
         trainer = _Trainer(exp, folder, place, store, run, reader, records, asked, chief)
-        state = trainer.train(state, start, _capacity(exp.data, examples))
+        state = trainer.train(state, first, _capacity(exp.data, examples))
     if chief:
         _say(records.summary(folder))
     return state
@@ -400,7 +405,37 @@ def _padded(batch: Batch, capacity: int) -> Batch:
     return jax.tree.map(pad, batch)
 
 
-def _claim(folder: Path, exp: Experiment, write: bool) -> None:
+def _noted_start(folder: Path) -> str:
+    """The run that the one in `folder` began with, should it have been killed before its first checkpoint; or ""."""
+    path = folder / "settings.json"
+    return _read_note(path)["start"] if path.exists() else ""
+
+
+def _donor(start: str, shapes: TrainState) -> tuple:
+    """(params, extra) of the run that another begins with, where they fit its own."""
+    donor = load_run(start)
+    ours, theirs = (shapes.params, shapes.extra), weights(donor.state)
+    fits = jax.tree.structure(ours) == jax.tree.structure(theirs) and all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: a.shape == b.shape, ours, theirs))
+    )
+    check(fits, f"the parameters of {donor.experiment.name} do not fit: start from a run of the same networks")
+    return theirs
+
+
+def _begun(state: TrainState, donor: tuple | None) -> TrainState:
+    """A fresh state, with the donor's parameters placed as its own are."""
+    if donor is None:
+        return state
+
+    def placed() -> tuple:
+        own = (state.params, state.extra)
+        return jax.tree.map(lambda a, b: jax.device_put(jnp.copy(b), a.sharding), own, donor)
+
+    params, extra = placed()
+    return state._replace(params=params, extra=extra, ema=None if state.ema is None else training.Average(*placed()))
+
+
+def _claim(folder: Path, exp: Experiment, start: str, write: bool) -> None:
     """Make `folder` this experiment's, or go on in it if it is: the same experiment with the same keywords."""
     path = folder / "settings.json"
     mine = json.loads(json.dumps(dict(exp.settings), default=str))
@@ -434,6 +469,7 @@ def _claim(folder: Path, exp: Experiment, write: bool) -> None:
         multihost_utils.sync_global_devices("claimed")  # nobody writes before everybody has looked
     if write:
         note = {"name": exp.name, "source": exp.source, "sha256": _sha256(exp.source), "keywords": mine}
+        note |= {"start": str(Path(start).resolve())} if start else {}
         viz.atomically(path, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
 
 

@@ -76,6 +76,7 @@ class Model(NamedTuple):
     schedule   alpha(t), sigma(t) of a model that iterates, read by solvers chosen by name; None: one step
     check      (batch, as a data set gives it) -> None, or raises InputError for data that the model does not take
     check_weights  the same for data whose likelihood `log_weights` cannot say
+    classify   (params, extra, x) -> log q(y | x) [B, classes] of a model that names what it sees, or None
     """
 
     init: Callable[[Array, Batch], tuple[dict[Player, Tree], Tree]]
@@ -89,6 +90,7 @@ class Model(NamedTuple):
     schedule: Any = None
     check: Callable[[Batch], None] = lambda batch: None
     check_weights: Callable[[Batch], None] = lambda batch: None
+    classify: Callable[[Tree, Tree, Array], Array] | None = None
 
 
 class Average(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,20 @@ def test_fit_refuses_what_cannot_work(home: Home, tmp_path):
     with pytest.raises(InputError, match="unknown layout 'two': choose one of one, data, fsdp, pmap"):
         jaxgen.fit(jaxgen.load_experiment(tiny("vae")), tmp_path / "run", layout="two")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begins_with_another_s_averaged_parameters(home: Home, tmp_path):
+    donor, still = home.run("vae"), jaxgen.load_experiment(tiny("vae"), steps=1, lr=0.0)  # Adam that moves nothing
+    theirs = jax.tree.leaves(load_run(donor).state.ema.params)
+    for start in (donor, None):  # and so it does, should it be killed before its first checkpoint
+        state = jaxgen.fit(still, tmp_path / "new", start=start, progress=False)
+        assert int(state.step) == 1
+        for ours in (state.params, state.ema.params):
+            assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), theirs, strict=True))
+        shutil.rmtree(tmp_path / "new" / "checkpoints")
+    with pytest.raises(InputError, match="do not fit: start from a run of the same networks"):
+        jaxgen.fit(still, tmp_path / "other", start=home.run("gan"), progress=False)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,18 @@ def train(path: str, argv: Sequence[str]) -> None:
 
     function = experiment.load_function(path)
     given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
-    options = {name: given.pop(name) for name in ("workdir", "layout", "coordinator", "processes", "process")}
+    options = {name: given.pop(name) for name in ("workdir", "layout", "start", "coordinator", "processes", "process")}
     _join(options["coordinator"], options["processes"], options["process"])
     given = {name: value for name, value in given.items() if value is not None or name not in ("steps", "seed")}
     exp = experiment.load_experiment(path, **given)
-    experiment.fit(exp, options["workdir"], layout=options["layout"])
+    experiment.fit(exp, options["workdir"], layout=options["layout"], start=options["start"])
 
 
 def _run_options(
     *,
     workdir: str | None = None,
     layout: Layout = "one",
+    start: str | None = None,
     steps: int | None = None,
     seed: int | None = None,
     coordinator: str | None = None,
@@ -42,6 +43,7 @@ def _run_options(
 RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
+    "start": "folder of a run of the same networks, whose parameters a new run begins with",
     "steps": "train up to this step",
     "seed": "of everything random",
     "coordinator": "HOST:PORT of the first of several processes, or 'auto' on a cluster that JAX knows",

@@ -37,7 +37,7 @@ def m2(
     classifier: x -> logits of q(y|x) [B, classes]. alpha: of one labelled example. The paper's 0.1 N weighs their mean
     against a sum over N examples; where a share s of a minibatch has labels that is alpha = 0.1 / s here.
 
-    Samples take a label. `encode` takes q(y|x)'s best where it is given none; `classify` tells q(y|x).
+    Samples take a label. `encode` takes q(y|x)'s best where it is given none; `Model.classify` tells log q(y|x).
     `log_weights` marginalises the label: log sum_y p(x, y, z_y) / q(z_y|x, y), whose exponential's mean is p(x).
     """
     check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
@@ -99,8 +99,11 @@ def m2(
 
         return decode
 
+    def classify(params: Tree, extra: Tree, x: Array) -> Array:
+        return _log_q(classifier, params, extra, x, False)[0]
+
     def encode(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
-        y = jnp.argmax(classify(classifier, params, extra, x), axis=1) if condition is None else condition
+        y = jnp.argmax(classify(params, extra, x), axis=1) if condition is None else condition
         h, _ = encoder.apply(params["m2"]["encoder"], extra["encoder"], x, y)
         return h[:, :latent].astype(jnp.float32)
 
@@ -123,12 +126,8 @@ def m2(
         log_weights=log_weights,
         check=check_data,
         check_weights=lambda batch: check_probability(p, batch.x),
+        classify=classify,
     )
-
-
-def classify(classifier: Network, params: Tree, extra: Tree, x: Array) -> Array:
-    """log q(y|x) of the model that was made with this classifier: images [B, ...] in [-1, 1] -> [B, classes]."""
-    return _log_q(classifier, params, extra, x, False)[0]
 
 
 def _log_q(classifier: Network, params: Tree, extra: Tree, x: Array, train: bool) -> tuple[Array, Tree]:

@@ -8,7 +8,6 @@ from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
 from jaxgen.families import m2, vae
-from jaxgen.families.m2 import classify
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network
 from jaxgen.types import Batch, InputError, labels
@@ -121,7 +120,8 @@ def test_only_labelled_examples_are_classified():
 
 def test_the_classifier_tells_q_and_the_encoder_guesses_by_it():
     x = jnp.asarray(3 * RNG.normal(size=(20, DIMS)), jnp.float32)
-    told = classify(CLASSIFIER, parameters(EXACT), EXTRA, x)
+    assert MODEL.classify is not None
+    told = MODEL.classify(parameters(EXACT), EXTRA, x)
     np.testing.assert_allclose(told, log_softmax(x @ EXACT["w"] + EXACT["b"], axis=1), rtol=1e-3, atol=1e-4)
     best = np.asarray(jnp.argmax(told, axis=1))
     assert len(set(best)) == CLASSES
