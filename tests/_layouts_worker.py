@@ -11,7 +11,8 @@ import optax
 from jaxgen import families, parallel, sampling, schedules, training
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
-from jaxgen.nets.mlp import MLPDenoiser
+from jaxgen.nets.codes import PixelCNN
+from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.types import Batch, labels
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 16, 5
@@ -22,6 +23,9 @@ def models():
     yield "vae", families.vae(network(encoder), network(decoder), 4), None
     generator, critic = DCGANGenerator(SHAPE, width=4), DCGANCritic(width=8)
     yield "gan", families.gan(network(generator), network(critic), 8), ("critic", "critic", "generator")
+    codes = families.vq(4, 3)
+    encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
+    yield "vq", families.vq_vae(encoder, decoder, codes, network(PixelCNN(4, 4, layers=1)), (2, 2)), None
     schedule = schedules.cosine()
     sampler = sampling.iterate(sampling.ddpm(schedule), sampling.uniform(5))
     denoiser = network(MLPDenoiser(64, 1, classes=3))

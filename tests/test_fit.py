@@ -60,7 +60,7 @@ def contents(workdir: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in files}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "vq"])
 def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(home: Home, tmp_path, family):
     workdir, chance = tmp_path / "run", random.Random(family)
     moments = [

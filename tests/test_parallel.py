@@ -15,7 +15,7 @@ from jaxgen import parallel
 from jaxgen.types import InputError
 
 HERE = Path(__file__).parent
-FAMILIES = ("vae", "gan", "diffusion")
+FAMILIES = ("vae", "gan", "vq", "diffusion")
 
 
 def environment(devices: int) -> dict[str, str]:

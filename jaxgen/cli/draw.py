@@ -228,26 +228,48 @@ def arithmetic(
     print(viz.save_picture(file, rows, steps + 1))
 
 
-def reconstruct(workdir: Path, /, *, n: int = 10, out: str | None = None, split: str = "test") -> None:
-    """Encode data and decode it again: originals above, reconstructions below.
+def reconstruct(
+    workdir: Path,
+    /,
+    *,
+    n: int = 1000,
+    columns: int = 10,
+    out: str | None = None,
+    split: str = "test",
+    batch: int = 128,
+    ema: bool = True,
+) -> None:
+    """Encode data and decode it again: originals above, reconstructions below; the squared error and the PSNR of all n.
 
     Args:
         workdir: the folder of a run
-        n: how many images
+        n: how many images are measured; all where the split has fewer
+        columns: how many of them are pictured
         out: a .png; WORKDIR/reconstruct.png by default
         split: of the data set
+        batch: images a call
+        ema: use the averaged parameters
     """
+    import jax
     import numpy as np
 
     import jaxgen
     from jaxgen import viz
+    from jaxgen.data.pipeline import normalize
+    from jaxgen.losses.likelihood import total
+    from jaxgen.metrics.quality import psnr
+    from jaxgen.types import Batch
 
+    at_least(1, n=n, columns=columns, batch=batch)
     file = out_file(out, workdir / "reconstruct.png", ".png")
     run, _ = open_run(workdir)
-    x, labels = held_out_images(run, n, split)
-    again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=labels)
-    both = np.concatenate([np.asarray(x), np.asarray(again)])
-    print(viz.save_picture(file, both, len(x)))
+    seen = part_of(run, split, n)
+    x = normalize(Batch(jax.numpy.asarray(seen.x))).x
+    again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=seen.given, batch=batch, ema=ema)
+    shown = min(columns, len(x))
+    print(viz.save_picture(file, np.concatenate([a[:shown] for a in (x, again)]), shown))
+    error, ratio = _mean(total(jax.numpy.square(x - again))), _mean(psnr(x, again))
+    print(f"{counted(seen)}: squared error {error} an image, PSNR {ratio} dB")
 
 
 def denoise(
