@@ -76,6 +76,7 @@ class Model(NamedTuple):
     schedule   alpha(t), sigma(t) of a model that iterates, read by solvers chosen by name; None: one step
     check      (batch, as a data set gives it) -> None, or raises InputError for data that the model does not take
     check_weights  the same for data whose likelihood `log_weights` cannot say
+    measure    what the mean of exp(log_weights) is, in words: "a probability of binary pixels", "a density of ..."
     classify   (params, extra, x) -> log q(y | x) [B, classes] of a model that names what it sees, or None
     """
 
@@ -90,6 +91,7 @@ class Model(NamedTuple):
     schedule: Any = None
     check: Callable[[Batch], None] = lambda batch: None
     check_weights: Callable[[Batch], None] = lambda batch: None
+    measure: str = ""
     classify: Callable[[Tree, Tree, Array], Array] | None = None
 
 

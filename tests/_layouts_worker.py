@@ -10,8 +10,8 @@ import optax
 
 from jaxgen import families, parallel, sampling, schedules, training
 from jaxgen.nets import network
-from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
 from jaxgen.nets.codes import PixelCNN
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.types import Batch, labels
 

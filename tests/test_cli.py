@@ -207,12 +207,13 @@ def test_likelihood_is_printed_and_written_with_its_protocol(home: Home, tmp_pat
         f"-log p(x)  {told['nll']:.2f} ± {told['nll_error']:.2f} nats, {told['bits']:.4f} bits per dimension"
     )
     assert lines[1].startswith(f"-ELBO      {told['elbo']:.2f} ±") and 0 < told["nll"] < told["elbo"]
-    assert lines[2] == f"of 30 images of {tmp_path}/binary.npz all, binary pixels; 20 samples an image"
+    what = "a probability of binary pixels"
+    assert lines[2] == f"p is {what}; 30 images of {tmp_path}/binary.npz all, 20 samples each"
     about = {
         "samples": 20,
         "images": 30,
         "split": "all",
-        "pixels": "binary pixels",
+        "p": what,
         "step": 120,
         "seed": 0,
         "ema": True,

@@ -81,13 +81,21 @@ def likelihood(
     exp = run.experiment
     held_out = sets.other_split(exp.data, split) if data is None else alike(exp, sets.load(data, split))
     found = estimate(exp.model, run.state, held_out, samples=samples, images=min(n, held_out.size), seed=seed, ema=ema)
-    pixels = _pixels(held_out)
-    protocol = {"data": held_out.name, "split": split, "pixels": pixels, "step": run.step, "seed": seed, "ema": ema}
+    protocol = {
+        "p": exp.model.measure,
+        "data": held_out.name,
+        "split": split,
+        "step": run.step,
+        "seed": seed,
+        "ema": ema,
+    }
     text = json.dumps(found._asdict() | protocol, indent=1) + "\n"
     viz.atomically(workdir / "likelihood.json", lambda tmp: tmp.write_text(text))
     print(f"-log p(x)  {found.nll:.2f} ± {found.nll_error:.2f} nats, {found.bits:.4f} bits per dimension")
     print(f"-ELBO      {found.elbo:.2f} ± {found.elbo_error:.2f} nats")
-    print(f"of {found.images:,} images of {held_out.name} {split}, {pixels}; {found.samples:,} samples an image")
+    print(
+        f"p is {exp.model.measure}; {found.images:,} images of {held_out.name} {split}, {found.samples:,} samples each"
+    )
 
 
 def cluster(
@@ -241,14 +249,3 @@ def _outlying(run: Any, outlier: str | None, data: str | None, split: str, n: in
     if number in sets.labels_of(run.experiment.data):
         what += ", which the model was trained on"
     return [own], own.labels == number, what
-
-
-def _pixels(data: Any) -> str:
-    """What the pixels are, in words."""
-    import numpy as np
-
-    x = data.take(np.arange(min(data.size, 256))).x
-    if x.ndim == 2:
-        return "points as they are"
-    ends = (0, 255) if x.dtype == np.uint8 else (-1.0, 1.0)
-    return "binary pixels" if np.isin(x, ends).all() else "grey values from -1 to 1, as they are"

@@ -212,6 +212,7 @@ def hierarchical_vae(
         log_weights=log_weights,
         check=check_data,
         check_weights=lambda batch: check_probability(p, batch.x),
+        measure=p.measure,
     )
 
 

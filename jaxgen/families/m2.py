@@ -126,6 +126,7 @@ def m2(
         log_weights=log_weights,
         check=check_data,
         check_weights=lambda batch: check_probability(p, batch.x),
+        measure=p.measure,
         classify=classify,
     )
 

@@ -46,7 +46,11 @@ def dequantised(model: Model, levels: int = 256) -> Model:
 
         return jax.lax.map(one, jnp.arange(k)).T + math.prod(batch.x.shape[1:]) * math.log(width)
 
-    return model._replace(losses=_seen(model, blur), log_weights=log_weights if model.log_weights else None)
+    return model._replace(
+        losses=_seen(model, blur),
+        log_weights=log_weights if model.log_weights else None,
+        measure=f"a probability of pixels on {levels} levels, by uniform dequantisation",
+    )
 
 
 def _seen(model: Model, change: Callable[[Array, Array], Array]) -> dict:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.losses.likelihood import Likelihood, bernoulli, check_support
+from jaxgen.losses.likelihood import Likelihood, bernoulli, check_probability, check_support
 from jaxgen.nets import Network
 from jaxgen.nets.layers import mapped
 from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, one_shot
@@ -272,6 +272,8 @@ def vq_vae(
         encode=encode,
         log_weights=log_weights,
         check=lambda batch: check_support(p, batch.x),
+        check_weights=lambda batch: check_probability(p, batch.x),
+        measure=p.measure,
     )
 
 

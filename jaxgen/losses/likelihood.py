@@ -27,13 +27,15 @@ LOG_SCALE_RANGE = 7.0  # |log of a predicted scale| stays below this, smoothly: 
 class Likelihood(NamedTuple):
     """How a decoder's output describes an image. `log_prob(x, output) -> nats [B]`, x in [-1, 1]; `mean(output)`: the
     image itself; outputs: channels of the output for each channel of x; ranged: it takes x from -1 to 1 only;
-    binary: it is a probability of black and white pixels only, an objective for grey ones."""
+    binary: it is a probability of black and white pixels only, an objective for grey ones; measure: what
+    exp(log_prob) is, in words."""
 
     log_prob: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
     outputs: int = 1
     ranged: bool = False
     binary: bool = False
+    measure: str = "a density of pixels from -1 to 1"
 
 
 def check_support(likelihood: Likelihood, x: Any) -> None:
@@ -71,7 +73,7 @@ def bernoulli() -> Likelihood:
     def mean(logits: Array) -> Array:
         return 2.0 * jax.nn.sigmoid(logits.astype(jnp.float32)) - 1.0
 
-    return Likelihood(log_prob, mean, ranged=True, binary=True)
+    return Likelihood(log_prob, mean, ranged=True, binary=True, measure="a probability of binary pixels")
 
 
 def gaussian(sigma: float = 1.0) -> Likelihood:
@@ -139,7 +141,7 @@ def categorical(levels: int = 256) -> Likelihood:
     def mean(output: Array) -> Array:
         return jax.nn.softmax(split(output), axis=-1) @ jnp.linspace(-1.0, 1.0, levels)
 
-    return Likelihood(log_prob, mean, outputs=levels, ranged=True)
+    return Likelihood(log_prob, mean, outputs=levels, ranged=True, measure=_on_levels(levels))
 
 
 def discretised_logistic(levels: int = 256) -> Likelihood:
@@ -158,7 +160,14 @@ def discretised_logistic(levels: int = 256) -> Likelihood:
         inside = above + below + jnp.log(-jnp.expm1(-2.0 * d * inverse))
         return total(jnp.where(x < -1.0 + d, above, jnp.where(x > 1.0 - d, below, inside)))
 
-    return Likelihood(log_prob, lambda output: _location_and_log_scale(output)[0], outputs=2, ranged=True)
+    def mean(output: Array) -> Array:
+        return _location_and_log_scale(output)[0]
+
+    return Likelihood(log_prob, mean, outputs=2, ranged=True, measure=_on_levels(levels))
+
+
+def _on_levels(levels: int) -> str:
+    return f"a probability of pixels on {levels} levels"
 
 
 def _location_and_log_scale(output: Array) -> tuple[Array, Array]:

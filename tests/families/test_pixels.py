@@ -74,7 +74,8 @@ def test_binarised_pixels_are_drawn_with_the_grey_value_s_probability_anew_at_ev
     assert abs((seen[0] > 0).mean() - 0.3) < 5 * np.sqrt(0.21 / 20_000)
     assert 0.3 < (seen[0] != seen[1]).mean() < 0.55  # 2 p (1 - p) = 0.42
     np.testing.assert_array_equal(seen[0][5_000:], seen[1][:-5_000])  # and belongs to its key
-    assert model.log_weights is plain.log_weights
+    assert model.log_weights is plain.log_weights and model.measure == "a probability of binary pixels"
+    assert dequantised(plain, 17).measure.endswith("17 levels, by uniform dequantisation")
 
 
 def test_a_bernoulli_likelihood_of_grey_pixels_is_refused_as_a_probability():
