@@ -41,7 +41,7 @@ def sample(
         out: a .png for a grid, a .npz for arrays (x, labels); WORKDIR/sample.png by default
         seed: the same seed draws the same images, on any number of devices
         condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn,
-            or the conditions of held-out examples
+            or the attributes of held-out examples, or their images, each with up to 8 samples to its right
         guidance: classifier-free guidance scale
         sampler: ddim or ddpm, for a model that iterates
         sampler_steps: steps of that sampler
@@ -58,16 +58,20 @@ def sample(
     file = out_file(out, workdir / "sample.png", ".png", ".npz")
     run, place = open_run(workdir)
     model = run.experiment.model
-    labels = conditions(run, condition, n)
+    given_image = model.condition is not None and model.condition.kind == "image"
+    each = next(d for d in range(8, 0, -1) if n % d == 0) if given_image else 1  # samples of one given image: a row
+    labels = conditions(run, condition, n // each)
+    labels = np.repeat(labels, each, axis=0) if each > 1 else labels
     options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": _sampler(run, sampler, sampler_steps)}
     x = np.asarray(jaxgen.sample(model, run.state, jax.random.key(seed), n, labels, sharding=place.rows, **options))
     if file.suffix == ".npz":
         images = x if x.ndim == 2 else np.asarray(viz.to_uint8(x))
         print(viz.save_arrays(file, x=images, labels=labels))
-    else:
-        in_turn = condition is None and model.condition is not None and model.condition.kind == "label"
-        classes = len(run.experiment.data.classes)
-        print(viz.save_picture(file, x, classes if in_turn and n > classes else None))
+        return
+    in_turn = condition is None and model.condition is not None and model.condition.kind == "label"
+    classes = len(run.experiment.data.classes)
+    columns = each + 1 if given_image else classes if in_turn and n > classes else None
+    print(viz.save_picture(file, viz.beside([labels[::each]] if given_image else [], x), columns))
 
 
 def interpolate(

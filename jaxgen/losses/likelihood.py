@@ -28,7 +28,7 @@ class Likelihood(NamedTuple):
     """How a decoder's output describes an image. `log_prob(x, output) -> nats [B]`, x in [-1, 1]; `mean(output)`: the
     image itself; outputs: channels of the output for each channel of x; ranged: it takes x from -1 to 1 only;
     binary: it is a probability of black and white pixels only, an objective for grey ones; measure: what
-    exp(log_prob) is, in words."""
+    exp(log_prob) is, in words, "" where it is nothing that adds up to 1."""
 
     log_prob: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
@@ -50,8 +50,9 @@ def check_support(likelihood: Likelihood, x: Any) -> None:
 
 
 def check_probability(likelihood: Likelihood, x: Any) -> None:
-    """InputError for grey pixels where the likelihood is one of black and white ones: its sum over all images is not 1.
-    x: as a data set gives it, uint8 or in [-1, 1]."""
+    """InputError where exp(log_prob) does not add up to 1 over all images: grey pixels under a likelihood of black and
+    white ones, and one that looks at the image first. x: as a data set gives it, uint8 or in [-1, 1]."""
+    check(likelihood.measure != "", "the optimal sigma is chosen when the image is known: an objective, no density")
     if likelihood.binary:
         ends = (0, 255) if x.dtype == np.uint8 else (-1.0, 1.0)
         grey = bool(np.any(~np.isin(np.asarray(x), ends)))
@@ -110,7 +111,8 @@ def optimal_gaussian() -> Likelihood:
     """The Gaussian with the one sigma that suits each example best, sigma^2 = mean_i (x_i - mu_i)^2:
     log p(x) = -D/2 (log(2 pi sigma^2) + 1) (Rybkin, Daniilidis and Levine 2020, arXiv:2006.13202).
 
-    No weight between distortion and KL has to be chosen. sigma is 1/255, half a grey level, at least.
+    No weight between distortion and KL has to be chosen. A sigma chosen when x is known makes it an objective, no
+    density. sigma is 1/255, half a grey level, at least.
     """
 
     def log_prob(x: Array, mu: Array) -> Array:
@@ -120,7 +122,7 @@ def optimal_gaussian() -> Likelihood:
         squares = total(jnp.square(x - mu)) / jax.lax.stop_gradient(variance)
         return -0.5 * (squares + size * (jnp.log(2.0 * math.pi * jax.lax.stop_gradient(variance))))
 
-    return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32))
+    return Likelihood(log_prob, mean=lambda mu: mu.astype(jnp.float32), measure="")
 
 
 def categorical(levels: int = 256) -> Likelihood:

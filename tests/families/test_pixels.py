@@ -7,7 +7,14 @@ import pytest
 
 from jaxgen import data
 from jaxgen.families import dequantised, dynamically_binarised, vae
-from jaxgen.losses.likelihood import bernoulli, categorical, check_probability, check_support, gaussian
+from jaxgen.losses.likelihood import (
+    bernoulli,
+    categorical,
+    check_probability,
+    check_support,
+    gaussian,
+    optimal_gaussian,
+)
 from jaxgen.nets import Network
 from jaxgen.types import Batch, InputError, attributes, image
 
@@ -83,6 +90,8 @@ def test_a_bernoulli_likelihood_of_grey_pixels_is_refused_as_a_probability():
     check_probability(bernoulli(), binary)
     check_probability(bernoulli(), np.float32([[-1, 1]]))
     check_probability(categorical(), grey)
+    with pytest.raises(InputError, match="an objective, no density"):
+        check_probability(optimal_gaussian(), grey)
     for x in (grey, np.float32([[-1, 0.5]])):
         with pytest.raises(InputError, match="no probability: give binary images"):
             check_probability(bernoulli(), x)
