@@ -62,12 +62,13 @@ def vamp(components: int, *, mean: float = -1.0, std: float = 0.02) -> Prior:
     """p(z) = 1/C sum_c q(z | u_c), the u_c learned pseudo-inputs in [-1, 1]: the VampPrior (Tomczak and Welling 2017,
     arXiv:1705.07120, eq. 9). It is the encoder's own mixture, so that it follows the aggregated posterior.
 
-    mean, std: of the pseudo-inputs at first, before their clipping to [-1, 1] (black images with faint noise).
+    mean, std: of the pseudo-inputs at first, mean + |noise|: black images with faint noise. No condition: the encoder
+    sees the pseudo-inputs alone.
     """
     check(components >= 1, f"the VampPrior needs at least one pseudo-input, it has {components}")
 
     def init(key: Array, batch: Batch, latent: int) -> Tree:
-        # 0.5 outside [-1, 1] has no gradient: the noise is folded to the inside
+        # black is an end of the range: the noise goes to the inside
         u = mean + jnp.abs(std * jax.random.normal(key, (components, *batch.x.shape[1:])))
         return {"inputs": u}
 
