@@ -39,7 +39,7 @@ def experiment(
         lr: Adam's learning rate, lowered to nothing along a cosine
         latent: dimensions of the latent
         objective: the negative ELBO, or InfoVAE's without its KL term, or beta-TCVAE's
-        beta: weight of the KL term, of the total correlation under "tc"
+        beta: weight of the KL term, of the total correlation under "tc", of the MMD under "info"
         warmup: steps in which the KL term rises from nothing, under "elbo"
         free_bits: nats that each dimension of the latent may hold without cost, under "elbo"
         likelihood: of the pixels
@@ -51,7 +51,7 @@ def experiment(
     decoder = network(ConvDecoder((height, width, channels * p.outputs), width=16, hidden=128))
     objectives = {
         "elbo": evidence.elbo(beta=beta, warmup=warmup, free_bits=free_bits),
-        "info": evidence.info(alpha=1.0, scale=1000.0),
+        "info": evidence.info(alpha=1.0, scale=beta),
         "tc": evidence.tc(digits.size, beta=beta),
     }
     model = families.vae(encoder, decoder, latent, likelihood=p, objective=objectives[objective])
