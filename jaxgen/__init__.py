@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxgen.experiment import Experiment, fit, load, load_experiment
+    from jaxgen.metrics.evaluation import evaluate, samples
     from jaxgen.sampling import (
         arithmetic,
         attribute_vector,
@@ -33,6 +34,8 @@ _HOME = {
     "fit": "experiment",
     "load": "experiment",
     "load_experiment": "experiment",
+    "evaluate": "metrics.evaluation",
+    "samples": "metrics.evaluation",
     "arithmetic": "sampling",
     "attribute_vector": "sampling",
     "encode": "sampling",
@@ -51,6 +54,7 @@ __all__ = [
     "arithmetic",
     "attribute_vector",
     "encode",
+    "evaluate",
     "fit",
     "generate",
     "grid",
@@ -60,6 +64,7 @@ __all__ = [
     "manifold",
     "reconstruct",
     "sample",
+    "samples",
     "save_picture",
     "traverse",
 ]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from jaxgen.data import Dataset, pipeline
 from jaxgen.records import Records
 from jaxgen.sampling import sample, weights
 from jaxgen.types import Batch, InputError, Model, TrainState, check
+
+if TYPE_CHECKING:
+    from jaxgen.scoring import Best, Scoring
 
 CALL_BYTES = 4 << 20  # data of one compiled call: small beside a model, large beside a transfer's cost
 CALL_STEPS = 100
@@ -208,6 +211,7 @@ def fit(
     *,
     layout: str = "one",
     start: str | Path | None = None,
+    scoring: Scoring | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Train `exp` up to its step `exp.steps` in `workdir` (runs/<name> unless told otherwise) and return the state.
@@ -215,6 +219,7 @@ def fit(
     Goes on from the newest good checkpoint there. Writes settings.json, metrics.jsonl, TensorBoard scalars, grids
     samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`. start: the folder of a
     run whose parameters a new one begins with, the averaged ones where there are any; step and optimizers are fresh.
+    scoring: score samples while it trains and keep the best state in `workdir`/best, a run's folder of its own.
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
     InputError for a folder of another run.
     """
@@ -248,7 +253,8 @@ def fit(
         examples = int(np.prod(shape))
         records = closing.enter_context(Records(folder, first, exp.steps, examples, progress, write=chief))
         asked = closing.enter_context(_signals())
-        trainer = _Trainer(exp, folder, place, store, run, reader, records, asked, chief)
+        best = None if scoring is None else closing.enter_context(_best(exp, folder, scoring, place, chief))
+        trainer = _Trainer(exp, folder, place, store, run, reader, records, asked, chief, best)
         state = trainer.train(state, first, _capacity(exp.data, examples))
     if chief:
         _say(records.summary(folder))
@@ -267,6 +273,7 @@ class _Trainer(NamedTuple):
     records: Records
     asked: list[int]
     chief: bool
+    best: Best | None
 
     def train(self, state: TrainState, step: int, capacity: int) -> TrainState:
         exp = self.exp
@@ -285,17 +292,26 @@ class _Trainer(NamedTuple):
             if waiting is not None:
                 self._digest(*waiting)
             waiting = (step, n, report)
-            due = [
-                step % every == 0 or step == exp.steps for every in (exp.log_every, exp.save_every, exp.sample_every)
-            ]
+            due = [step % every == 0 or step == exp.steps for every in self._intervals]
             stop = self._asked_to_stop(step)
             if any(due) or stop:  # nothing is saved whose report has not been looked at
                 self._digest(*waiting)
                 waiting = None
-                self.records.log(step)
+                self.records.log(step, self._scored(state, step) if any(due[3:]) else {})
             self._events(state, step, due, stop)
             n = self._next(n, capacity, time.perf_counter() - began)
         return state
+
+    def _scored(self, state: TrainState, step: int) -> dict[str, float]:
+        with self.records.aside():
+            return self.best.look(state, step) if self.best is not None else {}
+
+    @property
+    def _intervals(self) -> list[int]:
+        """Steps between records, checkpoints, pictures and scores."""
+        exp = self.exp
+        scores = [] if self.best is None else [self.best.scoring.every]
+        return [exp.log_every, exp.save_every, exp.sample_every, *scores]
 
     @property
     def samples(self) -> Path:
@@ -303,7 +319,7 @@ class _Trainer(NamedTuple):
         return self.folder / "samples.png"
 
     def _events(self, state: TrainState, step: int, due: list[bool], stop: int) -> None:
-        _, saving, sampling = due
+        _, saving, sampling, *_ = due
         if saving or stop:
             checkpoint.save(self.store, state, step)
         if sampling:
@@ -341,18 +357,12 @@ class _Trainer(NamedTuple):
         exp = self.exp
         n, columns, condition, reals = _picture_plan(exp)
         x = sample(exp.model, state, jax.random.key(exp.seed), n, condition, sharding=self.place.rows, batch=max(n, 64))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            x = multihost_utils.process_allgather(x, tiled=True)
+        x = parallel.whole(x)
         for path in paths if self.chief else ():
-            viz.save_picture(path, viz.beside(reals, np.asarray(x)), columns)
+            viz.save_picture(path, viz.beside(reals, x), columns)
 
     def _until_event(self, step: int) -> int:
-        exp = self.exp
-        return min(
-            exp.steps - step, *(every - step % every for every in (exp.log_every, exp.save_every, exp.sample_every))
-        )
+        return min(self.exp.steps - step, *(every - step % every for every in self._intervals))
 
     def _next(self, n: int, capacity: int, seconds: float) -> int:
         """How many steps to ask for next: more while a call is short. The number is traced and changes no value."""
@@ -385,6 +395,17 @@ def _picture_plan(exp: Experiment) -> _Plan:
     condition = np.asarray(given.of(batch))
     left = [np.asarray(batch.x), *([condition] if given.kind == "image" else [])]
     return _Plan(6 * len(condition), 6 + len(left), np.repeat(condition, 6, axis=0), left)
+
+
+@contextlib.contextmanager
+def _best(exp: Experiment, folder: Path, scoring: Scoring, place: parallel.Layout, chief: bool) -> Iterator[Best]:
+    from jaxgen.scoring import open_best  # its extractors take a second to import: for those who score
+
+    best = open_best(folder, scoring, exp.model, exp.data, exp.seed, place.rows, chief)
+    try:
+        yield best
+    finally:
+        checkpoint.close(best.store)
 
 
 def _capacity(data: Dataset, examples: int) -> int:

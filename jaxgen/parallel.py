@@ -98,6 +98,15 @@ def place_batch(place: Layout, batch: Batch) -> Batch:
     return jax.tree.map(put, batch)
 
 
+def whole(x: Any) -> np.ndarray:
+    """The values of an array, wherever its parts lie; every process gets all of them, so all have to ask."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
 def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callable[[TrainState, Batch, Any], tuple]:
     """`run(state, batches [S, M, A, B, ...], n)`: n steps in one call, the state donated.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +84,11 @@ class Records:
         if self.write:
             self._bar.update(n)
 
-    def log(self, step: int) -> None:
-        """Write the means since the last record."""
+    def log(self, step: int, scored: dict[str, float] | None = None) -> None:
+        """Write the means since the last record, and scores of this very step."""
         if not self._count:
             return
-        self._last = {name: value / self._count for name, value in self._sums.items()}
+        self._last = {name: value / self._count for name, value in self._sums.items()} | (scored or {})
         record = {
             "step": step,
             "seconds": round(self.seconds, 3),
@@ -104,6 +106,15 @@ class Records:
                 name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")
             }
             self._bar.set_postfix(losses, refresh=False)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not training: it counts for neither the seconds nor the rate."""
+        began = time.perf_counter()
+        yield
+        away = time.perf_counter() - began
+        self._began += away
+        self._clock = self._clock and (self._clock[0] + away, self._clock[1])
 
     @property
     def seconds(self) -> float:

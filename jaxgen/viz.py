@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -154,3 +155,67 @@ def atomically(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         tmp.unlink(missing_ok=True)
     return path
+
+
+def save_table(path: str | Path, rows: Sequence[Sequence[str]]) -> Path:
+    """Rows of words as a .csv file."""
+
+    def write(tmp: Path) -> None:
+        with open(tmp, "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    return atomically(Path(path), write)
+
+
+class Curve(NamedTuple):
+    """A named series of points (x, y, error of y), joined by a line; thin: without marks, under the others of its
+    name."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
+    thin: bool = False
+
+
+class Panel(NamedTuple):
+    """Axes with curves; floor: a level that is drawn dashed, what real images score; log: the axes that are so."""
+
+    x: str
+    y: str
+    curves: Sequence[Curve]
+    floor: float | None = None
+    log: str = "x"
+
+
+def save_panels(path: str | Path, panels: Sequence[Panel], columns: int = 4) -> Path:
+    """Panels in rows of `columns` as a PNG, a colour for each curve's name, the names in one legend."""
+    return atomically(Path(path), lambda tmp: _panels(tmp, panels, columns))
+
+
+def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    looks = {name: (f"#{COLOURS[i % len(COLOURS)]}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        for curve in panel.curves:
+            x, y, error = np.array(sorted(curve.points), np.float64).T
+            colour, marker = looks[curve.name]
+            style = {"lw": 1, "alpha": 0.6} if curve.thin else {"marker": marker, "ms": 5, "lw": 1.2, "capsize": 2}
+            ax.errorbar(x, y, None if curve.thin else np.nan_to_num(error), color=colour, **style)
+        if panel.floor is not None:
+            ax.axhline(panel.floor, color="0.4", lw=1, ls="--")
+        ax.set(xlabel=panel.x, ylabel=panel.y)
+        for axis in panel.log:
+            getattr(ax, f"set_{axis}scale")("log")
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    keys = [Line2D([], [], color=looks[name][0], marker=looks[name][1], label=name) for name in names]
+    if any(panel.floor is not None for panel in panels):
+        keys.append(Line2D([], [], color="0.4", ls="--", label="real images"))
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 6))
+    figure.savefig(path, format="png")

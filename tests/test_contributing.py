@@ -11,6 +11,9 @@ import pytest
 
 from jaxgen import Experiment, families, fit, sample, sampling, schedules
 from jaxgen.losses import evidence
+from jaxgen.metrics import evaluation
+from jaxgen.metrics.evaluation import halves
+from jaxgen.metrics.features import Features
 from jaxgen.nets import network
 from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
 from jaxgen.nets.mlp import MLP
@@ -93,3 +96,13 @@ def test_the_family_learns_to_draw_near_every_example(examples, tmp_path):
     drawn = sample(model, state, jax.random.key(0), 256)
     nearest = jnp.min(jnp.sum(jnp.square(x[:, None] - drawn[None]), axis=(2, 3, 4)), axis=1)
     assert jnp.mean(nearest) < 0.6 * jnp.mean(jnp.sum(jnp.square(x - x.mean(0)), axis=(1, 2, 3)))
+
+
+def test_the_score_is_an_unbiased_distance_of_means(examples, monkeypatch):
+    monkeypatch.setitem(evaluation.METRICS, "mean_matching", examples["MEAN_MATCHING"])
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 1.0):
+        x, y = (Features(rng.normal(size=(4000, 3)) + at) for at in (0.0, shift))
+        found = evaluation.scored(x, y, ["mean_matching"], apart=halves(x))["mean_matching"]
+        assert abs(found.value - 3 * shift**2) < 5 * found.error + 0.1 and found.error < 0.1
+        assert found.floor is not None and abs(found.floor) < 0.2 and found.better == "lower"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -189,6 +190,24 @@ def test_from_an_experiment_to_samples_in_a_few_lines(home: Home, tmp_path, monk
     x = np.asarray(jaxgen.sample(model, again, jax.random.key(0), 64))
     assert x.shape == (64, 8, 8, 1) and -1 <= x.min() < x.max() <= 1
     np.testing.assert_array_equal(x, jaxgen.sample(model, state, jax.random.key(0), 64))
+
+
+def test_the_best_state_by_a_score_is_a_run_of_its_own(home: Home, tmp_path, capsys):
+    score = ("--score", "fid", "--score-every", 30, "--score-n", 150, "--score-extractor", "pixels")
+    run, plain = tmp_path / "run", home.run("vae")
+    train(capsys, tiny("vae"), "--workdir", run, "--steps", 60, *score)
+    train(capsys, tiny("vae"), "--workdir", run, *score)
+    assert_same_runs(run, plain)  # scoring changes nothing, nor do the calls that it cuts
+    found = {r["step"]: r["score/fid"] for r in records.read(run) if "score/fid" in r}
+    assert list(found) == [30, 60, 90, 120]
+    best = json.loads((run / "best" / "best.json").read_text())
+    assert best["value"] == min(found.values()) == found[best["step"]]
+    again = load_run(run / "best")
+    assert again.step == best["step"] and int(again.state.step) == best["step"]
+    line = refused(capsys, 2, tiny("vae"), "--workdir", run, "--steps", 130, "--score", "kid")
+    assert "was chosen by" in line and "remove it" in line
+    for wrong, said in (("fud", "unknown score 'fud'"), ("copying", "unknown score 'copying'")):
+        assert said in refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", wrong)
 
 
 def test_fit_refuses_what_cannot_work(home: Home, tmp_path):

@@ -22,6 +22,8 @@ FLOORS = {
     "metrics": 3,
     "viz": 3,
     "records": 3,
+    "study": 3,
+    "scoring": 4,
     "experiment": 4,
     "cli": 5,
     "__main__": 5,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgen import __version__
-from jaxgen.cli import draw, look, measure
+from jaxgen.cli import draw, evaluate, look, measure, people
 from jaxgen.cli.train import parse, train
 from jaxgen.errors import InputError, check
 
@@ -23,6 +23,9 @@ USAGE = """usage: jaxgen COMMAND ...
   reconstruct WORKDIR     a picture of data, encoded and decoded
   encode WORKDIR          a picture (or .npz) of the codes of data
   denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
+  evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
+  compare RUN...          a table and a figure of evaluated runs
+  study WORKDIR           a page that asks people which images are generated
   likelihood WORKDIR      the log-likelihood of data, by importance sampling
   cluster WORKDIR         do the codes fall into the classes?
   outliers WORKDIR        does the model tell what is not like its data?
@@ -44,6 +47,9 @@ COMMANDS = {
     "reconstruct": draw.reconstruct,
     "denoise": draw.denoise,
     "encode": measure.encode,
+    "evaluate": evaluate.evaluate,
+    "compare": evaluate.compare,
+    "study": people.study,
     "likelihood": measure.likelihood,
     "cluster": measure.cluster,
     "outliers": measure.outliers,

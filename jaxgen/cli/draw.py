@@ -62,7 +62,7 @@ def sample(
     each = next(d for d in range(8, 0, -1) if n % d == 0) if given_image else 1  # samples of one given image: a row
     labels = conditions(run, condition, n // each)
     labels = np.repeat(labels, each, axis=0) if each > 1 else labels
-    options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": _sampler(run, sampler, sampler_steps)}
+    options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": sampler_of(run, sampler, sampler_steps)}
     x = np.asarray(jaxgen.sample(model, run.state, jax.random.key(seed), n, labels, sharding=place.rows, **options))
     if file.suffix == ".npz":
         images = x if x.ndim == 2 else np.asarray(viz.to_uint8(x))
@@ -261,7 +261,7 @@ def reconstruct(
     from jaxgen import viz
     from jaxgen.data.pipeline import normalize
     from jaxgen.losses.likelihood import total
-    from jaxgen.metrics.quality import psnr
+    from jaxgen.metrics.quality import psnr, ssim
     from jaxgen.types import Batch
 
     at_least(1, n=n, columns=columns, batch=batch)
@@ -273,7 +273,8 @@ def reconstruct(
     shown = min(columns, len(x))
     print(viz.save_picture(file, np.concatenate([a[:shown] for a in (x, again)]), shown))
     error, ratio = _mean(total(jax.numpy.square(x - again))), _mean(psnr(x, again))
-    print(f"{counted(seen)}: squared error {error} an image, PSNR {ratio} dB")
+    alike = f", SSIM {_mean(ssim(x, again))}" if x.ndim == 4 and min(x.shape[1:3]) >= 11 else ""  # its window's side
+    print(f"{counted(seen)}: squared error {error} an image, PSNR {ratio} dB{alike}")
 
 
 def denoise(
@@ -327,7 +328,7 @@ def denoise(
     print(f"PSNR of {counted(seen)}: noisy {before} dB, denoised {after} dB")
 
 
-def _sampler(run: Any, name: str | None, steps: int | None) -> Any:
+def sampler_of(run: Any, name: str | None, steps: int | None) -> Any:
     from jaxgen import sampling
 
     if name is None and steps is None:

@@ -20,11 +20,20 @@ def train(path: str, argv: Sequence[str]) -> None:
 
     function = experiment.load_function(path)
     given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
-    options = {name: given.pop(name) for name in ("workdir", "layout", "start", "coordinator", "processes", "process")}
+    options = {name: given.pop(name) for name in RUN_HELP if name not in ("steps", "seed")}
     _join(options["coordinator"], options["processes"], options["process"])
     given = {name: value for name, value in given.items() if value is not None or name not in ("steps", "seed")}
     exp = experiment.load_experiment(path, **given)
-    experiment.fit(exp, options["workdir"], layout=options["layout"], start=options["start"])
+    scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
+    experiment.fit(exp, options["workdir"], layout=options["layout"], start=options["start"], scoring=scoring)
+
+
+def _scoring(metric: str | None, every: int, n: int, extractor: str) -> Any:
+    if metric is None:
+        return None
+    from jaxgen.scoring import Scoring
+
+    return Scoring(metric, every, n, extractor)
 
 
 def _run_options(
@@ -32,6 +41,10 @@ def _run_options(
     workdir: str | None = None,
     layout: Layout = "one",
     start: str | None = None,
+    score: str | None = None,
+    score_every: int = 1000,
+    score_n: int = 2000,
+    score_extractor: str = "auto",
     steps: int | None = None,
     seed: int | None = None,
     coordinator: str | None = None,
@@ -44,6 +57,10 @@ RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
     "start": "folder of a run of the same networks, whose parameters a new run begins with",
+    "score": "fid, kid, recall, ...: score samples while training and keep the best state in the run's folder best",
+    "score_every": "in steps",
+    "score_n": "samples a score",
+    "score_extractor": "auto, inception, classifier, pixels: as in jaxgen evaluate",
     "steps": "train up to this step",
     "seed": "of everything random",
     "coordinator": "HOST:PORT of the first of several processes, or 'auto' on a cluster that JAX knows",

@@ -1,9 +1,9 @@
-"""Decoded data sets on disk, so that the second start takes a fraction of a second.
+"""What takes long to make and is always made alike - decoded data sets, features of images, trained referees - on disk.
 
 One file an entry, in the folder named by the environment variable JAXGEN_CACHE (default ~/.cache/jaxgen): three arrays
-in .npy form, one after the other: a CRC-32, the examples, the labels. Nothing is ever unpickled. A file is written
-under a temporary name and then renamed, so that another process sees all of it or nothing; one that is damaged is
-rebuilt. The folder may be deleted at any time.
+in .npy form, one after the other: a CRC-32, the examples, and what goes with them. Nothing is ever unpickled. A file is
+written under a temporary name and then renamed, so that another process sees all of it or nothing; one that is damaged
+is rebuilt. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ def folder() -> Path:
     return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen")
 
 
-def cached(name: str, fingerprint: str, shape: tuple[int, ...], build: Callable[[], Arrays]) -> Arrays:
-    """`build()`, or what it gave before: (x uint8 of `shape`, labels int32 [N, ...] or None).
+def cached(
+    name: str, fingerprint: str, shape: tuple[int, ...], build: Callable[[], Arrays], dtype: type = np.uint8
+) -> Arrays:
+    """`build()`, or what it gave before: (x of `shape` and `dtype`, a second array such as labels, or None).
 
     `fingerprint` holds all that the result depends on. A cache that cannot be written costs time, never the run.
     """
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[-80:]
     digest = hashlib.blake2b(f"1 {fingerprint}".encode(), digest_size=8).hexdigest()  # 1: the format of the file
     path = folder() / f"{slug}-{digest}.npy"
-    found = _read(path, shape)
+    found = _read(path, shape, dtype)
     if found is None:
         found = build()
         _write(path, *found)
@@ -48,13 +50,13 @@ def _checksum(x: np.ndarray, labels: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(labels).data, zlib.crc32(np.ascontiguousarray(x).data))
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Arrays | None:
+def _read(path: Path, shape: tuple[int, ...], dtype: type) -> Arrays | None:
     if not path.exists():
         return None
     try:
         with open(path, "rb") as file:
             checksum, x, labels = (np.load(file, allow_pickle=False) for _ in range(3))
-        whole = x.shape == shape and x.dtype == np.uint8 and int(checksum) == _checksum(x, labels)
+        whole = x.shape == shape and x.dtype == dtype and int(checksum) == _checksum(x, labels)
     except Exception:  # a damaged header can fail in any way, and each means the same: not what was written
         whole = False
     if not whole:
@@ -74,6 +76,6 @@ def _write(path: Path, x: np.ndarray, labels: np.ndarray | None) -> None:
                 np.save(file, array, allow_pickle=False)
         os.replace(temporary, path)
     except OSError as error:
-        _log.warning("could not keep decoded data in %s (%s); the next start decodes again", path.parent, error)
+        _log.warning("could not keep %s in %s (%s); the next start makes it again", path.stem, path.parent, error)
         if temporary:
             Path(temporary).unlink(missing_ok=True)

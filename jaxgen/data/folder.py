@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, from_reader
-from jaxgen.data.pictures import check_format, read_picture
+from jaxgen.data.pictures import check_format, is_grey, read_picture
 from jaxgen.types import InputError, check
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
@@ -21,14 +21,15 @@ def load(
     path: str,
     split: str = "train",
     *,
-    size: int = 64,
-    channels: int = 3,
+    size: int | None = 64,
+    channels: int | None = 3,
     labels: bool = True,
     streaming: bool | None = None,
 ) -> Dataset:
     """uint8 [N, size, size, channels] from every picture at or below the folder `path`, sorted by path.
 
-    The largest centred square of each is resized with antialiasing; `channels` is 3 (colour) or 1 (grey). Where the
+    The largest centred square of each is resized with antialiasing; `channels` is 3 (colour) or 1 (grey). None: as the
+    first picture has them; without a `size` nothing is resized, and all must have that of the first. Where the
     pictures lie in sub-folders, the (sorted) first-level sub-folders are the classes; `labels=False` ignores them.
     "test" is about 10 percent, chosen by a hash of the path inside the folder (so that adding pictures moves no other),
     "train" the rest, "all" everything. `streaming` as in `jaxgen.data.dataset.from_reader`. Hidden files are passed
@@ -44,15 +45,32 @@ def load(
     files = [name for name in everything if split == "all" or _held_out(name) == (split == "test")]
     number = {name: i for i, name in enumerate(classes)}
     check(bool(files), f"the {split!r} split of {path} is empty ({len(everything)} pictures); give split='all'")
+    shape = _shape(root / files[0], size, channels)
 
     def read(indices):
         chosen = [files[int(i)] for i in indices]
-        x = [read_picture(root / name, str(root / name), channels=channels, size=size) for name in chosen]
+        x = [_picture(root / name, shape, size) for name in chosen]
         return np.stack(x), np.array([number[name.split("/")[0]] for name in chosen], np.int32) if classes else None
 
-    about = {"size": len(files), "shape": (size, size, channels), "classes": classes}
+    about = {"size": len(files), "shape": shape, "classes": classes}
     stamp = _fingerprint(root, files, classes)
     return from_reader(f"folder:{path}", split, read, **about, fingerprint=stamp, streaming=streaming)
+
+
+def _shape(first: Path, size: int | None, channels: int | None) -> tuple[int, int, int]:
+    """(H, W, C) of every picture."""
+    channels = channels or (1 if is_grey(first, str(first)) else 3)
+    if size is not None:
+        return size, size, channels
+    height, width, _ = read_picture(first, str(first), channels=channels).shape
+    return height, width, channels
+
+
+def _picture(path: Path, shape: tuple[int, int, int], size: int | None) -> np.ndarray:
+    x = read_picture(path, str(path), channels=shape[2], size=size)
+    sides = f"{x.shape[0]}x{x.shape[1]} pixels, the first picture has {shape[0]}x{shape[1]}"
+    check(x.shape == shape, f"{path} has {sides}: give a size to bring all to one")
+    return x
 
 
 def _pictures(root: Path) -> list[str]:

@@ -35,13 +35,24 @@ def read_picture(
     return x[:, :, None] if x.ndim == 2 else x
 
 
-def check_format(size: Any, channels: int) -> None:
+def is_grey(source: str | Path | BinaryIO, name: str) -> bool:
+    """Whether a picture file has grey pixels only, by its kind. An unreadable one raises InputError."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            return image.mode in ("1", "L", "LA", "I;16", "I", "F")
+    except Exception as error:
+        raise InputError(f"cannot read the picture {name} ({error}); repair or remove it") from error
+
+
+def check_format(size: Any, channels: int | None) -> None:
     """Refuse a `size` or a number of `channels` that no picture can have."""
     check(
         size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 1),
         f"size={size!r}: expected a whole number of pixels; give size=64, for example",
     )
-    check(channels in (1, 3, 4), f"channels={channels!r}: expected 3 (colour) or 1 (grey); give one of these")
+    check(channels in (None, 1, 3, 4), f"channels={channels!r}: expected 3 (colour) or 1 (grey); give one of these")
 
 
 def _colours(image: Any, channels: int) -> Any:

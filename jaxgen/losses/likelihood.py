@@ -52,7 +52,7 @@ def check_support(likelihood: Likelihood, x: Any) -> None:
 def check_probability(likelihood: Likelihood, x: Any) -> None:
     """InputError where exp(log_prob) does not add up to 1 over all images: grey pixels under a likelihood of black and
     white ones, and one that looks at the image first. x: as a data set gives it, uint8 or in [-1, 1]."""
-    check(likelihood.measure != "", "the optimal sigma is chosen when the image is known: an objective, no density")
+    check(likelihood.measure != "", "this likelihood is an objective, no density: its probabilities do not add up to 1")
     if likelihood.binary:
         ends = (0, 255) if x.dtype == np.uint8 else (-1.0, 1.0)
         grey = bool(np.any(~np.isin(np.asarray(x), ends)))

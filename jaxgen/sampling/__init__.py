@@ -18,7 +18,7 @@ from jaxgen.sampling.latent import (
     slerp,
     traverse,
 )
-from jaxgen.sampling.sample import generate, latent_shape, sample, stream, weights
+from jaxgen.sampling.sample import drawer, evaluations, generate, latent_shape, sample, stream, weights
 from jaxgen.types import Model, Sampler, check
 
 SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (schedule) -> Solver, for those chosen by name
@@ -41,7 +41,9 @@ __all__ = [
     "classifier_free",
     "ddim",
     "ddpm",
+    "drawer",
     "encode",
+    "evaluations",
     "generate",
     "image_shape",
     "interpolate",

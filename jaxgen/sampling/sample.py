@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,17 +42,55 @@ def stream(
     batch: images a compiled call; ema: use the averaged parameters where there are any;
     sharding: of the batch axis, to spread a call over devices.
     """
+    draw = drawer(model, state, key, n, condition, sampler=sampler, guidance=guidance, ema=ema, sharding=sharding)
+    size = _bucket(n, batch, sharding)
+
+    def piece(start: int) -> Array:
+        return draw(jnp.arange(start, start + size))[: n - start]
+
+    return map(piece, range(0, n, size))  # what is wrong with the arguments is said now, not at the first image
+
+
+def drawer(
+    model: Model,
+    state: TrainState,
+    key: Array,
+    n: int,
+    condition: Any = None,
+    *,
+    sampler: Sampler | None = None,
+    guidance: float | Any = None,
+    ema: bool = True,
+    sharding: Any = None,
+) -> Callable[[Array], Array]:
+    """`draw(index [m]) -> [m, ...]`: any of the n images of `sample`, by their place; m says what is compiled."""
     check(n >= 1, f"the number of images must be at least 1, it is {n}")
     condition = conditions(model, n, condition)
     render = renderer(model, state, sampler=sampler, guidance=guidance, ema=ema, guided=condition is not None)
-    size, (params, extra) = _bucket(n, batch, sharding), weights(state, ema)
+    params, extra = weights(state, ema)
 
-    def piece(start: int) -> Array:
-        keys, noise = _draw(model.prior, params, extra, key, _place(jnp.arange(start, start + size), sharding))
-        given = None if condition is None else _place(_rows(condition, start, size), sharding)
-        return render(keys, noise, given)[: n - start]
+    def draw(index: Array) -> Array:
+        keys, noise = _draw(model.prior, params, extra, key, _place(index, sharding))
+        given = None if condition is None else _place(condition[jnp.minimum(index, n - 1)], sharding)
+        return render(keys, noise, given)
 
-    return map(piece, range(0, n, size))  # what is wrong with the arguments is said now, not at the first image
+    return draw
+
+
+def evaluations(model: Model, state: TrainState, *, sampler: Sampler | None = None, guidance: Any = None) -> int:
+    """How often the network is asked for one image: counted by drawing one with a predictor that counts."""
+    asked: list[None] = []
+
+    def predict(x: Array, t: Array) -> Array:
+        jax.debug.callback(lambda: asked.append(None))
+        return x
+
+    keys = jax.random.split(jax.random.key(0), 1)
+    noise = model.prior(*weights(state), keys)
+    guided = predict if guidance is None else _guidance(guidance)(predict, predict)
+    jax.block_until_ready((model.sampler if sampler is None else sampler)(keys, guided, noise))
+    jax.effects_barrier()
+    return len(asked)
 
 
 def generate(
@@ -117,10 +155,13 @@ def renderer(model: Model, state: TrainState, *, sampler: Any, guidance: Any, em
         guidance is None or model.schedule is not None,
         "guidance steers a model that iterates, this one draws in one step",
     )
-    if guidance is not None and not callable(guidance):
-        guidance = classifier_free(guidance)
+    guidance = None if guidance is None else _guidance(guidance)
     params, extra = weights(state, ema)
     return partial(_render, model.predict, model.sampler if sampler is None else sampler, guidance, params, extra)
+
+
+def _guidance(guidance: float | Any) -> Any:
+    return guidance if callable(guidance) else classifier_free(guidance)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,0 +1,104 @@
+"""Scores while a run trains, and its best state: RUN/best, a run's folder of its own that every command takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxgen import checkpoint, viz
+from jaxgen.data import Dataset
+from jaxgen.metrics.evaluation import METRICS, Sets, extractor_for, samples
+from jaxgen.metrics.features import extract
+from jaxgen.types import Model, TrainState, check
+
+LEAST = 100
+BATCH = 256
+
+
+class Scoring(NamedTuple):
+    """What `fit` scores while it trains.
+
+    metric      the score that decides which state is the best: "fid", "kid", "recall", ...
+    every, n    in steps; samples a score
+    extractor   as in `jaxgen evaluate`
+    """
+
+    metric: str = "fid"
+    every: int = 1000
+    n: int = 2000
+    extractor: str = "auto"
+
+
+class Best(NamedTuple):
+    """The best state of a run so far. `score(state) -> float`, better: "lower" or "higher"."""
+
+    scoring: Scoring
+    score: Callable[[TrainState], float]
+    better: str
+    folder: Path
+    store: checkpoint.Store
+    write: bool
+
+    def look(self, state: TrainState, step: int) -> dict[str, float]:
+        """Score a state and keep it if it is the best; what stands in the run's records."""
+        value = self.score(state)
+        known = read_best(self.folder)
+        sign = 1.0 if self.better == "lower" else -1.0
+        if math.isfinite(value) and (known is None or sign * value < sign * known["value"]):
+            checkpoint.save(self.store, state, step)
+            checkpoint.wait(self.store)
+            note = {"metric": self.scoring.metric, "value": value, "step": step, **self.scoring._asdict()}
+            if self.write:
+                viz.atomically(self.folder / "best.json", lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
+        return {f"score/{self.scoring.metric}": value}
+
+
+def open_best(run: Path, scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any, write: bool) -> Best:
+    """The best of a run in its folder, which has its settings already. rows: the sharding that samples are drawn with.
+
+    InputError for an unknown metric, bad numbers, and a best that another metric has chosen.
+    """
+    better = {name: side for metric in METRICS.values() for name, side in metric.better.items() if not metric.apart}
+    check(scoring.metric in better, f"unknown score {scoring.metric!r}: choose one of {', '.join(better)}")
+    check(scoring.every >= 1, f"score every {scoring.every} steps: give at least 1")
+    check(scoring.n >= LEAST, f"{scoring.n} samples a score are too few: give at least {LEAST}")
+    folder = run / "best"
+    known = read_best(folder)
+    theirs = None if known is None else {name: known.get(name) for name in ("metric", "n", "extractor")}
+    mine = {name: value for name, value in scoring._asdict().items() if name != "every"}
+    check(theirs in (None, mine), f"{folder} was chosen by {theirs}, not by {mine}: score alike, or remove it")
+    measure = _measure(scoring, model, data, seed, rows)
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / "settings.json", folder / "settings.json")
+    return Best(
+        scoring, measure, better[scoring.metric], folder, checkpoint.open_store(folder / "checkpoints", 2), write
+    )
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """What was noted of the best state: metric, value, step; None where there is none yet."""
+    try:
+        note = json.loads((folder / "best.json").read_text())
+        return note if math.isfinite(note["value"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _measure(scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any) -> Callable[[TrainState], float]:
+    """state -> the score of n samples, always of the same noise, against the training images."""
+    name = next(name for name, metric in METRICS.items() if scoring.metric in metric.better)
+    extractor = extractor_for(scoring.extractor, data)
+    reals = extract(extractor, data, batch=BATCH, keep=True)
+    batch = BATCH if rows is None else -(-BATCH // rows.num_devices) * rows.num_devices
+
+    def measure(state: TrainState) -> float:
+        drawn = samples(model, state, data, scoring.n, seed, sharding=rows)
+        fakes = extract(extractor, drawn, batch=batch)
+        return METRICS[name].score(Sets(reals, fakes, seed=seed))[scoring.metric].value
+
+    return measure
