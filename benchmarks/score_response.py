@@ -1,7 +1,7 @@
 """What the scores say of known damage to real images: a figure and a table.
 
     python benchmarks/score_response.py                                        # MNIST, a classifier's eyes
-    python benchmarks/score_response.py --data photos --extractor inception --n 500 --references 2000
+    python benchmarks/score_response.py --name photos --extractor inception --n 250 --references 1000 --out FILE.png
 
 Real held-out images are damaged more and more and scored against the training images. Level 0 is no damage.
 """

@@ -107,6 +107,16 @@ def whole(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
+def as_first_says(decision: bool) -> bool:
+    """The first process's decision, on all of them: what they do together may rest on no file that one is writing, and
+    on no number that two compute."""
+    if jax.process_count() == 1:
+        return decision
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+
+
 def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callable[[TrainState, Batch, Any], tuple]:
     """`run(state, batches [S, M, A, B, ...], n)`: n steps in one call, the state donated.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgen import checkpoint, viz
+from jaxgen import checkpoint, parallel, viz
 from jaxgen.data import Dataset
 from jaxgen.metrics.evaluation import METRICS, Sets, extractor_for, samples
 from jaxgen.metrics.features import extract
@@ -48,7 +48,8 @@ class Best(NamedTuple):
         value = self.score(state)
         known = read_best(self.folder)
         sign = 1.0 if self.better == "lower" else -1.0
-        if math.isfinite(value) and (known is None or sign * value < sign * known["value"]):
+        best = math.isfinite(value) and (known is None or sign * value < sign * known["value"])
+        if parallel.as_first_says(best):
             checkpoint.save(self.store, state, step)
             checkpoint.wait(self.store)
             note = {"metric": self.scoring.metric, "value": value, "step": step, **self.scoring._asdict()}

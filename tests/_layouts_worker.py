@@ -9,6 +9,9 @@ import numpy as np
 import optax
 
 from jaxgen import families, parallel, sampling, schedules, training
+from jaxgen.data import in_memory
+from jaxgen.metrics.evaluation import samples
+from jaxgen.metrics.features import extract, pixels
 from jaxgen.nets import network
 from jaxgen.nets.codes import PixelCNN
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
@@ -58,6 +61,18 @@ def numbers(tree):
     return np.concatenate([np.ravel(jax.device_get(a)).astype(np.float64) for a in jax.tree.leaves(tree)])
 
 
+def seen(model, state):
+    """The largest difference of features of samples that eight devices draw and look at, and one."""
+    digits = in_memory("x", "train", np.zeros((4, *SHAPE), np.uint8))
+    codes = []
+    for layout in ("one", "data"):
+        place = parallel.layout(layout)
+        state = jax.device_get(state._replace(key=None))
+        fakes = samples(model, state, digits, 21, sharding=place.rows)
+        codes.append(extract(pixels(), fakes, batch=16, sharding=place.rows).codes)
+    return {"difference": float(np.abs(codes[0] - codes[1]).max()), "spread": float(codes[0].std())}
+
+
 def main():
     out = {"devices": jax.device_count()}
     for name, model, order in models():
@@ -78,6 +93,8 @@ def main():
                 "metrics": float(np.abs(results[layout][2] - results["one"][2]).max()),
                 "moved": float(np.abs(numbers(state.params) - numbers(state.ema.params)).max()),
             }
+        if name == "vae":
+            out["features"] = seen(model, state)
     print(json.dumps(out))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import chex
 import jax
+import numpy as np
 import pytest
 
 from jaxgen import parallel
@@ -55,6 +56,11 @@ def test_eight_devices_train_what_one_trains(results, family, layout):
 
 
 @pytest.mark.slow
+def test_eight_devices_draw_and_see_what_one_does(results):
+    assert results["features"]["difference"] <= 2 / 255 + 1e-6 and results["features"]["spread"] > 0.02
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layout", ["data", "fsdp", "pmap"])
 def test_a_key_draws_the_same_images_on_eight_devices(results, family, layout):
@@ -74,6 +80,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "jaxgen", "train", str(HERE / "tiny" / "vae.py"), "--steps", "12"]
+    command += ["--score", "fid", "--score-every", "6", "--score-n", "100", "--score-extractor", "pixels"]
     shared = [*command, "--workdir", str(tmp_path / "two"), "--layout", "data"]
     joined = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
     jobs = [[*command, "--workdir", str(tmp_path / "one")], *([*shared, *joined, str(i)] for i in range(2))]
@@ -90,6 +97,9 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert one.step == two.step == 12
     # Adam divides by the gradient's size: where that is nearly nothing, the order of a sum shows
     chex.assert_trees_all_close(one.state.params, two.state.params, rtol=0.0, atol=2e-4)
+    best = [json.loads((tmp_path / name / "best" / "best.json").read_text()) for name in ("one", "two")]
+    assert best[0]["step"] == best[1]["step"]
+    np.testing.assert_allclose(best[0]["value"], best[1]["value"], rtol=1e-2)
     assert (tmp_path / "two" / "samples.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxgen import data as sets_of_images
 from jaxgen import parallel
 from jaxgen.data import Dataset, normalize, order
+from jaxgen.data.subsets import UNLABELLED
 from jaxgen.metrics.classes import class_coverage
 from jaxgen.metrics.estimate import Estimate
 from jaxgen.metrics.features import Extractor, Features, extract, pixels
@@ -227,7 +228,11 @@ def _conditions(model: Model, data: Dataset, n: int, seed: int) -> np.ndarray:
     index = order(data.size, seed, 0, n)
     read = jax.jit(lambda batch: condition_of(model.condition, normalize(batch)))
     parts = (jax.tree.map(jnp.asarray, data.take(index[i : i + CHUNK])) for i in range(0, n, CHUNK))
-    return np.concatenate([np.asarray(read(batch)) for batch in parts])
+    given = np.concatenate([np.asarray(read(batch)) for batch in parts])
+    if np.issubdtype(given.dtype, np.integer):  # labels, of which some may be missing
+        given = given[given != UNLABELLED]
+        check(given.size > 0, f"{data.name} has no labels among {n} examples: give a condition")
+    return np.resize(given, (n, *given.shape[1:]))
 
 
 EXTRACTORS = ("inception", "classifier", "classifier:NAME", "pixels")

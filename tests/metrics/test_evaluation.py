@@ -126,6 +126,10 @@ def test_conditions_are_those_of_the_data_unless_one_is_given():
     shift = np.asarray(told.take(np.arange(20)).x) - np.asarray(plain.take(np.arange(20)).x)
     found = np.round(shift.mean((1, 2, 3)) / 0.05)
     assert sorted(found) == [2.0] * 10 + [5.0] * 10  # every example's condition once
+    some = few._replace(take=lambda i: Batch(x[i], np.where(np.asarray(i) < 2, 5, -1)))  # learning from few labels
+    told = samples(MODEL._replace(condition=labels(10)), STATE, some, 20)
+    shift = np.asarray(told.take(np.arange(20)).x) - np.asarray(plain.take(np.arange(20)).x)
+    np.testing.assert_allclose(shift, 0.25, atol=1e-6)
     one = samples(MODEL._replace(condition=labels(10)), STATE, few, 20, condition=9)
     np.testing.assert_allclose(one.take(np.arange(3)).x - plain.take(np.arange(3)).x, 0.45, atol=1e-6)
 
