@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.nets.primitives import conv, dense
+from jaxgen.nets.primitives import conv, dense, max_pool, windows
 from jaxgen.types import Array, check
 
 SIZE, CODES, CLASSES, EPSILON = 299, 2048, 1008, 1e-3
@@ -161,9 +161,9 @@ def _wide(params: Params, x: Array) -> Array:
     """Down to 17x17 pixels."""
     x = _conv(params["Conv2d_1a_3x3"], x, 2, "VALID")
     x = _conv(params["Conv2d_2a_3x3"], x, 1, "VALID")
-    x = max_pool(_conv(params["Conv2d_2b_3x3"], x), 2)
+    x = max_pool(_conv(params["Conv2d_2b_3x3"], x), 3, 2)
     x = _conv(params["Conv2d_3b_1x1"], x)
-    x = max_pool(_conv(params["Conv2d_4a_3x3"], x, 1, "VALID"), 2)
+    x = max_pool(_conv(params["Conv2d_4a_3x3"], x, 1, "VALID"), 3, 2)
     return _blocks(params, [name for name in BLOCKS if name not in NARROW], x)
 
 
@@ -191,33 +191,18 @@ def log_probs(head: Mapping[str, Array], h: Array) -> Array:
     return jax.nn.log_softmax(dense(h, head["kernel"]))
 
 
-def max_pool(x: Array, stride: int) -> Array:
-    """Maxima over windows of 3x3 pixels that lie inside the image: [B, H, W, C] -> [B, H', W', C]. As maxima along one
-    axis and then the other: 4 comparisons a pixel in place of 8, each of whole rows of channels."""
-    for axis in (1, 2):
-        a, b, c = _windows(x, axis, stride)
-        x = jnp.maximum(jnp.maximum(a, b), c)
-    return x
-
-
 def mean_pool(x: Array) -> Array:
     """Means over 3x3 pixels, stride 1, [B, H, W, C] -> the same: at the border of those pixels that exist."""
     for axis in (1, 2):
         n, last = np.arange(x.shape[axis]), x.shape[axis] - 1
         there = np.float32(3) - (n == 0) - (n == last)
-        a, b, c = _windows(_edged(x, axis, 0.0), axis, 1)
+        a, b, c = windows(_edged(x, axis, 0.0), axis, 3, 1)
         x = (a + b + c) * (1 / there).reshape([-1 if k == axis else 1 for k in range(4)])
     return x
 
 
 def _edged(x: Array, axis: int, value: float) -> Array:
     return jnp.pad(x, [(int(i == axis),) * 2 for i in range(4)], constant_values=value)
-
-
-def _windows(x: Array, axis: int, stride: int) -> list[Array]:
-    """The first, second and third pixel of every window of three that fits."""
-    last = x.shape[axis] - 3
-    return [jax.lax.slice_in_dim(x, k, k + last + 1, stride, axis) for k in range(3)]
 
 
 def _conv(params: Mapping[str, Array], x: Array, stride: int = 1, padding: str = "SAME") -> Array:
@@ -251,7 +236,7 @@ def _block_a(params: Params, heads: list[Array], x: Array) -> list[Array]:
 
 def _block_b(params: Params, heads: list[Array], x: Array) -> list[Array]:
     double = _conv(params["branch3x3dbl_3"], _conv(params["branch3x3dbl_2"], heads[0]), 2, "VALID")
-    return [_conv(params["branch3x3"], x, 2, "VALID"), double, max_pool(x, 2)]
+    return [_conv(params["branch3x3"], x, 2, "VALID"), double, max_pool(x, 3, 2)]
 
 
 def _block_c(params: Params, heads: list[Array], x: Array) -> list[Array]:
@@ -266,7 +251,7 @@ def _block_d(params: Params, heads: list[Array], x: Array) -> list[Array]:
     return [
         _conv(params["branch3x3_2"], three, 2, "VALID"),
         _conv(params["branch7x7x3_4"], seven, 2, "VALID"),
-        max_pool(x, 2),
+        max_pool(x, 3, 2),
     ]
 
 
@@ -274,7 +259,7 @@ def _block_e(params: Params, heads: list[Array], x: Array) -> list[Array]:
     one, three, double, *pooled = heads
     if not pooled:  # the last block: a maximum does not commute with the product
         edged = _edged(_edged(x, 1, -jnp.inf), 2, -jnp.inf)
-        pooled = [_conv(params["branch_pool"], max_pool(edged, 1))]
+        pooled = [_conv(params["branch_pool"], max_pool(edged, 3, 1))]
     double = _conv(params["branch3x3dbl_2"], double)
     three, double = (
         [_conv(params[f"{branch}{half}"], h) for half in "ab"]

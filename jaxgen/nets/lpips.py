@@ -5,7 +5,6 @@ Parameters come from files, named as torchvision (trunks) and the reference impl
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -130,25 +129,12 @@ def _activations(net: str, layers: list, x: Array) -> list[Array]:
     at, found = iter(layers), []
     for stage in TRUNKS[net]:
         if stage.pool:
-            x = _max_pool(x, stage.pool)
+            x = primitives.max_pool(x, stage.pool, 2)
         for conv, layer in zip(stage.convolutions, at, strict=False):
             x = primitives.conv(x, layer["kernel"], stride=conv.stride, padding=conv.padding)
             x = jax.nn.relu(x + layer["bias"])
         found.append(x)
     return found
-
-
-def _max_pool(x: Array, window: int) -> Array:
-    """max over windows that lie inside the image, stride 2: [B, H, W, C] -> [B, (H - window) // 2 + 1, ..., C].
-
-    One axis after the other, and as maxima of slices: the gradient of XLA's own windowed maximum is some thirty times
-    as slow on the CPU. Equal pixels share the gradient.
-    """
-    for axis in (1, 2):
-        reach = (x.shape[axis] - window) // 2 * 2 + 1
-        parts = [jax.lax.slice_in_dim(x, i, i + reach, stride=2, axis=axis) for i in range(window)]
-        x = functools.reduce(jnp.maximum, parts)
-    return x
 
 
 def _unit(f: Array) -> Array:

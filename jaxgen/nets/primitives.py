@@ -16,6 +16,7 @@ dilated by r, and the result is read with stride s:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -351,6 +352,24 @@ def conv_transpose(x: Array, kernel: Array, *, stride: int | Pair = 2, padding: 
         flat = lax.rev(kernel, (0, 1)).transpose(2, 0, 1, 3).reshape(x.shape[3], -1)
         return (x.reshape(x.shape[0], -1) @ flat).reshape(x.shape[0], kh, kw, outputs)
     return _slide(x, kernel, Window((1, 1), pads, stride, (1, 1)))
+
+
+def windows(x: Array, axis: int, size: int, stride: int) -> list[Array]:
+    """The first, second, ... element of every window of `size` along an axis that lies inside it."""
+    reach = (x.shape[axis] - size) // stride * stride + 1
+    return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(size)]
+
+
+def max_pool(x: Array, size: int, stride: int) -> Array:
+    """Maxima over windows of size x size pixels that lie inside the image: [B, H, W, C] -> [B, H', W', C],
+    H' = (H - size) // stride + 1. Equal pixels share the gradient.
+
+    One axis after the other and as maxima of slices, whole rows of channels at a time: XLA's own windowed maximum is
+    slower on the CPU, its gradient some thirty times.
+    """
+    for axis in (1, 2):
+        x = functools.reduce(jnp.maximum, windows(x, axis, size, stride))
+    return x
 
 
 # --- products and attention ------------------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def test_poolings_at_the_border():
     x = jnp.asarray(RNG.normal(size=(2, 7, 9, 3)), jnp.float32)
     inside = np.lib.stride_tricks.sliding_window_view(np.asarray(x), (3, 3), (1, 2))
     for stride in (1, 2):
-        np.testing.assert_array_equal(net.max_pool(x, stride), inside.max((-2, -1))[:, ::stride, ::stride])
+        np.testing.assert_array_equal(net.max_pool(x, 3, stride), inside.max((-2, -1))[:, ::stride, ::stride])
     mean = net.mean_pool(x)
     np.testing.assert_allclose(mean[:, 1:-1, 1:-1], inside.mean((-2, -1)), atol=1e-6)
     np.testing.assert_allclose(mean[:, 0, 0], x[:, :2, :2].mean((1, 2)), atol=1e-6)  # four pixels, not nine
