@@ -177,12 +177,12 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Axes with curves; floor: a level that is drawn dashed, what real images score; log: the axes that are so."""
+    """Axes with curves; floor: the name of a level that is drawn dashed, and the level; log: the axes that are so."""
 
     x: str
     y: str
     curves: Sequence[Curve]
-    floor: float | None = None
+    floor: tuple[str, float] | None = None
     log: str = "x"
 
 
@@ -208,14 +208,14 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
             style = {"lw": 1, "alpha": 0.6} if curve.thin else {"marker": marker, "ms": 5, "lw": 1.2, "capsize": 2}
             ax.errorbar(x, y, None if curve.thin else np.nan_to_num(error), color=colour, **style)
         if panel.floor is not None:
-            ax.axhline(panel.floor, color="0.4", lw=1, ls="--")
+            ax.axhline(panel.floor[1], color="0.4", lw=1, ls="--")
         ax.set(xlabel=panel.x, ylabel=panel.y)
         for axis in panel.log:
             getattr(ax, f"set_{axis}scale")("log")
     for ax in axes[len(panels) :]:
         ax.remove()
     keys = [Line2D([], [], color=looks[name][0], marker=looks[name][1], label=name) for name in names]
-    if any(panel.floor is not None for panel in panels):
-        keys.append(Line2D([], [], color="0.4", ls="--", label="real images"))
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 6))
+    levels = dict.fromkeys(panel.floor[0] for panel in panels if panel.floor is not None)
+    keys += [Line2D([], [], color="0.4", ls="--", label=name) for name in levels]
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 2 * columns))
     figure.savefig(path, format="png")

@@ -112,7 +112,8 @@ class _Sides(NamedTuple):
 def _of_files(reals: str, fakes: str, ask: _Ask) -> _Sides:
     fake = images(fakes)
     fake = fake._replace(size=min(ask.n, fake.size))
-    return _Sides(images(reals), fake, None, {"fakes": f"{fake.size:,} images of {fake.name} {fake.split}"}, {})
+    real = images(reals)
+    return _Sides(real, fake, _held_out(real), {"fakes": f"{fake.size:,} images of {fake.name} {fake.split}"}, {})
 
 
 def _of_run(workdir: Path, reals: str | None, ask: _Ask) -> _Sides:
@@ -122,7 +123,8 @@ def _of_run(workdir: Path, reals: str | None, ask: _Ask) -> _Sides:
     run, place = open_run(workdir)
     exp, given = run.experiment, ask.given
     check(len(exp.data.shape) == 3, f"{workdir} draws points {exp.data.shape}, not images: there is nothing to see")
-    held_out = _held_out(exp.data)
+    data = exp.data if reals is None else images(reals)
+    held_out = _held_out(data)
     sampler = sampler_of(run, given.get("sampler"), given.get("sampler_steps"))
     options = {"sampler": sampler, "guidance": given.get("guidance")}
     told = None if "condition" not in given else named(exp.model, exp.data.classes, given["condition"], ask.n)
@@ -130,11 +132,8 @@ def _of_run(workdir: Path, reals: str | None, ask: _Ask) -> _Sides:
     drawn = samples(exp.model, run.state, exp.data, ask.n, ask.seed, told, **where, **options)
     protocol = {"fakes": exp.name, "step": run.step, "ema": ask.ema, **given}
     seen = (ask.seed, ask.ema, _lpips(ask.lpips, exp.data.shape), ask.epsilon)
-    trained = Trained(exp.model, run.state, exp.data, held_out or exp.data, ask.n, *seen)
-    cost = _cost(run, drawn, ask.batch, options)
-    if reals is not None:
-        return _Sides(images(reals), drawn, None, protocol, cost, trained, place.rows)
-    return _Sides(exp.data, drawn, held_out, protocol, cost, trained, place.rows)
+    trained = Trained(exp.model, run.state, exp.data, _held_out(exp.data) or exp.data, ask.n, *seen)
+    return _Sides(data, drawn, held_out, protocol, _cost(run, drawn, ask.batch, options), trained, place.rows)
 
 
 def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
@@ -216,10 +215,12 @@ def images(name: str) -> Any:
 
 
 def _held_out(data: Any) -> Any:
-    """The test split of a data set, or None where it has none."""
+    """The test split of a data set whose training split is the reference, or None where there is none."""
     from jaxgen import data as sets
     from jaxgen.errors import InputError
 
+    if data.split != "train":
+        return None
     try:
         return sets.other_split(data, "test")
     except InputError:
@@ -288,7 +289,7 @@ class _Point(NamedTuple):
         )
 
 
-_OTHERS = ("precision", "recall")
+_OTHERS = ("precision", "recall", "coverage", "copying")
 
 
 def _with(run: Path, metric: str) -> list:
@@ -310,7 +311,8 @@ def _panels(metric: str, points: dict[str, list[_Point]], curves: dict[str, list
     from jaxgen.viz import Curve, Panel
 
     everything = [p for each in points.values() for p in each]
-    floor = next((p.score.floor for p in everything if p.score.floor is not None), None)
+    real = next((p.score for p in everything if p.score.floor is not None), None)
+    floor = None if real is None else (f"real images ({real.floor_images:,})", real.floor)
 
     def drawn(x: Any) -> list:
         return [Curve(name, [(x(p), p.score.value, p.score.error) for p in each]) for name, each in points.items()]
