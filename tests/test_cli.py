@@ -342,6 +342,19 @@ def test_runs_are_compared_in_a_table_and_a_figure(home: Home, tmp_path, say, mi
     assert "different samples (100, 99)" in mistake("compare", *runs, "--out", tmp_path / "both.png")
 
 
+def test_samples_stand_beside_the_training_images_nearest_to_them(home: Home, tmp_path, say):
+    file = tmp_path / "nearest.png"
+    assert say("nearest", home.run("vae"), "--n", 3, "--neighbours", 2, "--extractor", "pixels", "--out", file)
+    assert size(file) == (3, 3)
+    with Image.open(file) as picture:
+        cells = np.asarray(picture)[ZOOM // 2 :: ZOOM, ZOOM // 2 :: ZOOM, 0].astype(float)
+    x = [cells[9 * r : 9 * r + 8, 9 * c : 9 * c + 8] for r in range(3) for c in range(3)]
+    train = data.load("digits").take(np.arange(1500)).x[..., 0].astype(float)
+    for fake, *near in (x[i : i + 3] for i in (0, 3, 6)):
+        apart = np.sort(np.square(train - fake).sum((1, 2)))
+        np.testing.assert_array_equal([np.square(fake - each).sum() for each in near], apart[:2])
+
+
 def test_two_sets_of_files_are_compared(tmp_path, say):
     digits, other = data.load("digits"), data.load("digits", "test")
     folder = tmp_path / "reals"

@@ -25,6 +25,7 @@ USAGE = """usage: jaxgen COMMAND ...
   denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
   evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
   compare RUN...          a table and a figure of evaluated runs
+  nearest WORKDIR         a picture of samples and the training images nearest to them
   study WORKDIR           a page that asks people which images are generated
   likelihood WORKDIR      the log-likelihood of data, by importance sampling
   cluster WORKDIR         do the codes fall into the classes?
@@ -49,6 +50,7 @@ COMMANDS = {
     "encode": measure.encode,
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,
+    "nearest": evaluate.nearest,
     "study": people.study,
     "likelihood": measure.likelihood,
     "cluster": measure.cluster,

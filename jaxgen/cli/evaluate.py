@@ -10,13 +10,15 @@ from jaxgen.cli.asked import at_least, named, open_run, out_file
 from jaxgen.cli.draw import sampler_of
 from jaxgen.errors import check
 
+SAMPLES = 10_000
+
 
 def evaluate(
     workdir: Path | None = None,
     /,
     *,
     metrics: str | None = None,
-    n: int = 10_000,
+    n: int | None = None,
     reals: str | None = None,
     fakes: str | None = None,
     references: int | None = None,
@@ -41,7 +43,7 @@ def evaluate(
         workdir: the folder of a run; none to compare --reals and --fakes
         metrics: of fid, fid_infinity, kid, is, prdc, classes, copying, separated by commas; all that the extractor
             allows but fid_infinity by default; of a run also likelihood, reconstruction, probe and ppl
-        n: samples; without a run, images of each set at most
+        n: samples, 10,000 by default; without a run the first so many of the fakes, all by default
         reals: a folder, a .npz file or a data set instead of what the run was trained on
         fakes: a folder or a .npz file instead of samples
         references: reference images; all by default
@@ -62,7 +64,7 @@ def evaluate(
         ema: use the averaged parameters
         out: the .json file
     """
-    at_least(1, n=n, batch=batch, **({} if references is None else {"references": references}))
+    at_least(1, batch=batch, **{k: v for k, v in {"n": n, "references": references}.items() if v is not None})
     file = out_file(out, (workdir or Path()) / "evaluation.json", ".json")
     check(
         workdir is not None or (reals is not None and fakes is not None),
@@ -73,7 +75,7 @@ def evaluate(
     given = {name: value for name, value in options.items() if value is not None}
     check(workdir is not None or not given, f"--{', --'.join(given)}: only for samples of a run".replace("_", "-"))
     chosen = _metrics(metrics, of_run=workdir is not None)
-    ask = _Ask(n, references, seed, batch, ema, given, lpips, epsilon)
+    ask = _Ask(SAMPLES if n is None and workdir is not None else n, references, seed, batch, ema, given, lpips, epsilon)
     sides = _of_files(str(reals), str(fakes), ask) if workdir is None else _of_run(workdir, reals, ask)
     found = _scored(sides, chosen, (extractor, weights, resize), ask)
     print("\n".join(_told(found)))
@@ -86,7 +88,7 @@ def evaluate(
 class _Ask(NamedTuple):
     """What was asked for; given: of the samples."""
 
-    n: int
+    n: Any
     references: int | None
     seed: int
     batch: int
@@ -111,7 +113,7 @@ class _Sides(NamedTuple):
 
 def _of_files(reals: str, fakes: str, ask: _Ask) -> _Sides:
     fake = images(fakes)
-    fake = fake._replace(size=min(ask.n, fake.size))
+    fake = fake if ask.n is None else fake._replace(size=min(ask.n, fake.size))
     real = images(reals)
     return _Sides(real, fake, _held_out(real), {"fakes": f"{fake.size:,} images of {fake.name} {fake.split}"}, {})
 
@@ -225,6 +227,54 @@ def _held_out(data: Any) -> Any:
         return sets.other_split(data, "test")
     except InputError:
         return None
+
+
+def nearest(
+    workdir: Path,
+    /,
+    *,
+    n: int = 10,
+    neighbours: int = 9,
+    extractor: str = "auto",
+    weights: str | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    ema: bool = True,
+    out: str | None = None,
+) -> None:
+    """A picture of samples, each with the training images that are nearest to it in an extractor's codes to its right:
+    are they copies? `jaxgen evaluate --metrics copying` says how often.
+
+    Args:
+        workdir: the folder of a run
+        n: samples, a row each
+        neighbours: training images of a row
+        extractor: as in jaxgen evaluate
+        weights: the file of Inception's weights
+        seed: of the samples
+        batch: images a call, over all devices
+        ema: use the averaged parameters
+        out: a .png; WORKDIR/nearest.png by default
+    """
+    import numpy as np
+
+    from jaxgen import viz
+    from jaxgen.metrics.evaluation import extractor_for, samples
+    from jaxgen.metrics.features import extract, pieces
+    from jaxgen.metrics.neighbours import nearest as find
+
+    at_least(1, n=n, neighbours=neighbours, batch=batch)
+    file = out_file(out, workdir / "nearest.png", ".png")
+    run, place = open_run(workdir)
+    data = run.experiment.data
+    eyes = extractor_for(extractor, data, weights)
+    fakes = samples(run.experiment.model, run.state, data, n, seed, ema=ema, sharding=place.rows)
+    see = {"batch": batch, "sharding": place.rows}
+    reals, drawn = extract(eyes, data, keep=True, **see), extract(eyes, fakes, **see)
+    index, _ = find(reals.codes, drawn.codes, neighbours)
+    shown = next(pieces(fakes, np.arange(n), place.devices * -(-n // place.devices)))[:n]
+    x = next(pieces(data, index.ravel(), index.size))
+    print(viz.save_picture(file, viz.beside([shown], x), 1 + neighbours))
 
 
 def compare(runs: tuple[Path, ...], /, *, metric: str = "fid", out: str = "comparison.png") -> None:
