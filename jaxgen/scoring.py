@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxgen import checkpoint, parallel, viz
 from jaxgen.data import Dataset
-from jaxgen.metrics.evaluation import METRICS, Sets, extractor_for, samples
+from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for, samples
 from jaxgen.metrics.features import extract
 from jaxgen.types import Model, TrainState, check
 
@@ -52,7 +52,7 @@ class Best(NamedTuple):
         if parallel.as_first_says(best):
             checkpoint.save(self.store, state, step)
             checkpoint.wait(self.store)
-            note = {"metric": self.scoring.metric, "value": value, "step": step, **self.scoring._asdict()}
+            note = {"value": value, "step": step, **self.scoring._asdict()}
             if self.write:
                 viz.atomically(self.folder / "best.json", lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
         return {f"score/{self.scoring.metric}": value}
@@ -94,12 +94,11 @@ def _measure(scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any
     """state -> the score of n samples, always of the same noise, against the training images."""
     name = next(name for name, metric in METRICS.items() if scoring.metric in metric.better)
     extractor = extractor_for(scoring.extractor, data)
-    reals = extract(extractor, data, batch=BATCH, keep=True)
+    reals = drawn(extractor, data, None, seed, batch=BATCH, keep=True)
     batch = BATCH if rows is None else -(-BATCH // rows.num_devices) * rows.num_devices
 
     def measure(state: TrainState) -> float:
-        drawn = samples(model, state, data, scoring.n, seed, sharding=rows)
-        fakes = extract(extractor, drawn, batch=batch)
+        fakes = extract(extractor, samples(model, state, data, scoring.n, seed, sharding=rows), batch=batch)
         return METRICS[name].score(Sets(reals, fakes, seed=seed))[scoring.metric].value
 
     return measure

@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "classes": Metric(
         lambda s: class_coverage(s.reals.log_probs, s.fakes.log_probs, seed=s.seed)._asdict(), CLASSES, classes=True
     ),
-    "copying": Metric(_copying, dict.fromkeys(("copying", "copies"), "lower") | {"copies_by_chance": ""}, apart=True),
+    "copying": Metric(_copying, {"copying": "", "copies": "lower", "copies_by_chance": ""}, apart=True),
 }
 
 
@@ -134,17 +134,17 @@ def evaluate(
         ]
     _check_metrics(metrics, bool(extractor.classes))
     see = {"batch": batch, "sharding": sharding}
-    index = _drawn(reals, references, seed)
-    real, fake = extract(extractor, reals, index, keep=True, **see), extract(extractor, fakes, **see)
+    real = drawn(extractor, reals, references, seed, keep=True, **see)
+    fake = drawn(extractor, fakes, None, seed, **see)
     if held_out is None:
         apart = halves(real, seed)
     else:
-        apart = (real, extract(extractor, held_out, _drawn(held_out, fakes.size, seed), keep=True, **see))
+        apart = (real, drawn(extractor, held_out, fakes.size, seed, keep=True, **see))
     protocol = {
         "extractor": extractor.name,
         "digest": extractor.digest,
         **extractor.protocol,
-        "reals": f"{len(index):,} images of {reals.name} {reals.split}",
+        "reals": f"{len(real.codes):,} images of {reals.name} {reals.split}",
         "samples": fakes.size,
         "seed": seed,
     }
@@ -174,9 +174,12 @@ def _check_metrics(metrics: Sequence[str], classes: bool) -> None:
         check(told, f"{name} needs an extractor that names classes, this one does not: leave it out, or choose another")
 
 
-def _drawn(images: Dataset, n: int | None, seed: int) -> np.ndarray:
-    """Indices of n images drawn by the seed, in their order; all where there are not more."""
-    return np.sort(order(images.size, seed, 0, images.size if n is None else min(n, images.size)))
+def drawn(extractor: Extractor, images: Dataset, n: int | None, seed: int, **options: Any) -> Features:
+    """The features of n images drawn by the seed, all where there are not more, in the order in which they are drawn:
+    files often lie class by class, and the first of them must be like the rest. options: those of `extract`."""
+    index = order(images.size, seed, 0, images.size if n is None else min(n, images.size))
+    as_they_lie = np.sort(index)  # so that all of them are kept once for all seeds
+    return extract(extractor, images, as_they_lie, **options).rows(np.searchsorted(as_they_lie, index))
 
 
 def _scored(metric: Metric, sets: Sets) -> dict[str, Score]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from tqdm import tqdm
 
 from jaxgen.data import Dataset, normalize, to_uint8
 from jaxgen.data.cache import cached
@@ -103,11 +104,14 @@ def _seen(extractor: Extractor, images: Dataset, index: np.ndarray, batch: int, 
     devices = 1 if sharding is None else sharding.num_devices
     size = -(-min(batch, index.size) // devices) * devices
     codes, log_probs = [], []
+    bar = tqdm(total=index.size, desc=f"looking at {images.name}", delay=5, disable=None, leave=False)
     for x in pieces(images, index, size):
         given = x if sharding is None else jax.device_put(x, sharding)
         found, told = jax.device_get(_apply(extractor.apply, given))
         codes.append(np.asarray(found, np.float32))
         log_probs.append(told)
+        bar.update(size)
+    bar.close()
     n = index.size
     told = None if log_probs[0] is None else np.concatenate(log_probs)[:n].astype(np.float32)
     return Features(np.concatenate(codes)[:n], told)

@@ -13,7 +13,7 @@ import jaxgen
 from jaxgen import data, sampling
 from jaxgen.data import Dataset, in_memory, to_uint8
 from jaxgen.metrics import evaluation, referee, report, trained
-from jaxgen.metrics.evaluation import METRICS, Evaluation, evaluate, extractor_for, halves, samples, scored
+from jaxgen.metrics.evaluation import METRICS, Evaluation, drawn, evaluate, extractor_for, halves, samples, scored
 from jaxgen.metrics.features import Extractor, Features, extract, pixels
 from jaxgen.metrics.frechet import frechet_distance, gaussian
 from jaxgen.schedules import cosine
@@ -173,7 +173,7 @@ def test_a_score_stands_beside_that_of_real_images_at_its_number():
 def test_two_sets_of_images_are_scored_by_what_is_seen_in_them(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path))
     x = [in_memory("x", "all", RNG.integers(0, 256, (n, 2, 2, 1), np.uint8)) for n in (120, 60, 50)]
-    eyes, codes = pixels(), [extract(pixels(), each) for each in x]
+    eyes, codes = pixels(), [extract(pixels(), each, data.order(each.size, 0, 0, each.size)) for each in x]
     found = evaluate(x[0], x[1], eyes, held_out=x[2])
     names = ["fid", "kid", "prdc", "copying"]  # those that need no classes
     assert found.scores == scored(codes[0], codes[1], names, apart=(codes[0], codes[2]))
@@ -181,8 +181,14 @@ def test_two_sets_of_images_are_scored_by_what_is_seen_in_them(monkeypatch, tmp_
     alone = evaluate(x[0], x[1], eyes, ["fid"]).scores["fid"]
     assert alone == scored(codes[0], codes[1], ["fid"], apart=halves(codes[0]))["fid"] and alone.floor_images == 60
     few = evaluate(x[0], x[1], eyes, ["fid"], references=70, seed=5)
-    index = np.sort(data.order(120, 5, 0, 70))
-    assert few.scores["fid"].value == scored(codes[0].rows(index), codes[1], ["fid"], seed=5)["fid"].value
+    some, all_ = (extract(eyes, each, data.order(each.size, 5, 0, n)) for each, n in ((x[0], 70), (x[1], 60)))
+    assert few.scores["fid"].value == scored(some, all_, ["fid"], seed=5)["fid"].value
+
+
+def test_images_that_lie_class_by_class_are_drawn_from_all_classes():
+    x = np.repeat(np.arange(100, dtype=np.uint8), 30)[:, None, None, None] * np.ones((1, 1, 1, 1), np.uint8)
+    seen = drawn(pixels(), in_memory("sorted", "all", x), 600, 0).codes[:300].ravel()  # as a score takes the first ones
+    assert len(np.unique(seen)) > 80 and abs(seen.mean() - (2 * 49.5 / 255 - 1)) < 0.06
 
 
 def test_halves_are_disjoint_and_everything():
