@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from jaxgen import data, viz
 from jaxgen.data import Dataset, in_memory, order
-from jaxgen.metrics.evaluation import METRICS, Sets, extractor_for
+from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.report import columns, number
 
@@ -81,7 +81,7 @@ def main(
     train, test = data.load(name), data.load(name, "test")
     eyes = extractor_for(extractor, train)
     index = order(train.size, 0, 0, references)
-    reals = extract(eyes, train, np.sort(index), batch=256, keep=True)
+    reals = drawn(eyes, train, references, 0, batch=256, keep=True)
     batch = test.take(order(test.size, 0, 0, 2 * n))
     labels = np.zeros(2 * n, int) if batch.condition is None else np.asarray(batch.condition)
     held_out, near = np.asarray(batch.x), np.asarray(train.take(index[:n]).x)
