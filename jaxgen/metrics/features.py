@@ -37,6 +37,7 @@ class Extractor(NamedTuple):
               function of the module's top and the weights it is given
     protocol  what is written beside the numbers
     classes   names of the classes of log_probs, () where it has none
+    shape     [H, W, C] of the images that it sees; None: of any
     """
 
     name: str
@@ -44,6 +45,7 @@ class Extractor(NamedTuple):
     apply: Callable[[Array], tuple[Array, Array | None]]
     protocol: Mapping[str, Any] = {}
     classes: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
 
 
 def extract(
@@ -63,6 +65,11 @@ def extract(
     once more. InputError for examples that are no images.
     """
     check_images(images)
+    check(
+        extractor.shape in (None, images.shape),
+        f"{extractor.name} sees images of shape {extractor.shape}, those of {images.name} are {images.shape}: "
+        "bring them to one size, or choose another extractor",
+    )
     index = np.arange(images.size) if index is None else np.asarray(index)
     check(index.size >= 1, f"{images.name}: no images to look at: ask for at least one")
     if not keep:

@@ -61,7 +61,7 @@ def referee(train: Dataset, test: Dataset, *, seed: int = 0) -> Extractor:
 
 
 def _extractor(train: Dataset, found: tuple[Tree, Array], digest: str) -> Extractor:
-    return Extractor(f"classifier:{train.name}", digest, Partial(_see, *found), {}, train.classes)
+    return Extractor(f"classifier:{train.name}", digest, Partial(_see, *found), {}, train.classes, train.shape)
 
 
 def _see(params: Tree, scale: Array, x: Array) -> tuple[Array, Array]:

@@ -250,6 +250,12 @@ def test_a_referee_knows_its_data_and_says_how_well(short):
     assert seen.codes.min() == 0.0  # after a ReLU
 
 
+def test_a_referee_sees_images_like_its_own_only(short):
+    eyes = referee.referee(data.load("digits"), data.load("digits", "test"))
+    with pytest.raises(InputError, match=r"sees images of shape \(8, 8, 1\), those of mine are \(9, 9, 1\)"):
+        extract(eyes, in_memory("mine", "all", np.zeros((3, 9, 9, 1), np.uint8)))
+
+
 def test_a_referee_is_a_function_of_its_data(short, monkeypatch):
     train, test = data.load("digits"), data.load("digits", "test")
     first = referee.referee(train, test)
