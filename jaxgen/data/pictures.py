@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxgen.types import InputError, check
+
+GREY = ("1", "L", "LA", "I;16", "I", "F")  # Pillow's modes
 
 
 def read_picture(
@@ -21,29 +25,31 @@ def read_picture(
     """
     from PIL import Image, ImageOps
 
+    with _readable(name), Image.open(source) as image:
+        if upright:
+            image = ImageOps.exif_transpose(image)
+        image = _colours(image, channels)
+        if size is not None and image.size != (size, size):
+            image = _square(image, size)
+        x = np.asarray(image, np.uint8)
+    return x[:, :, None] if x.ndim == 2 else x
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
     try:
-        with Image.open(source) as image:
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            image = _colours(image, channels)
-            if size is not None and image.size != (size, size):
-                image = _square(image, size)
-            x = np.asarray(image, np.uint8)
+        yield
     except Exception as error:  # decoders fail with OSError, SyntaxError, ValueError, struct.error, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot read the picture {name} ({reason}); repair or remove it") from error
-    return x[:, :, None] if x.ndim == 2 else x
 
 
 def is_grey(source: str | Path | BinaryIO, name: str) -> bool:
     """Whether a picture file has grey pixels only, by its kind. An unreadable one raises InputError."""
     from PIL import Image
 
-    try:
-        with Image.open(source) as image:
-            return image.mode in ("1", "L", "LA", "I;16", "I", "F")
-    except Exception as error:
-        raise InputError(f"cannot read the picture {name} ({error}); repair or remove it") from error
+    with _readable(name), Image.open(source) as image:
+        return image.mode in GREY
 
 
 def check_format(size: Any, channels: int | None) -> None:

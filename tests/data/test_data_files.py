@@ -248,3 +248,16 @@ def test_another_split_is_loaded_with_the_same_options(tmp_path):
     assert test.shape == train.shape == (16, 16, 1)
     assert 0 < test.size < train.size
     assert test.split == "test"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_may_be_taken_as_they_are(tmp_path, channels):
+    x = np.random.default_rng(0).integers(0, 256, (3, 5, 7, channels), np.uint8)
+    for i, each in enumerate(x):
+        Image.fromarray(each[..., 0] if channels == 1 else each).save(tmp_path / f"{i}.png")
+    whole = load(f"folder:{tmp_path}", "all", size=None, channels=None)
+    assert whole.shape == (5, 7, channels)
+    np.testing.assert_array_equal(whole.take(np.arange(3)).x, x)
+    Image.fromarray(np.zeros((4, 7), np.uint8)).save(tmp_path / "3.png")
+    with pytest.raises(InputError, match=r"3\.png has 4x7 pixels, the first picture has 5x7: give a size"):
+        load(f"folder:{tmp_path}", "all", size=None, channels=None)
