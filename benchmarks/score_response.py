@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from jaxgen import data, viz
 from jaxgen.data import Dataset, in_memory, order
 from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for
-from jaxgen.metrics.features import extract
+from jaxgen.metrics.features import extract, seen_shapes
 from jaxgen.metrics.report import columns, number
 
 LEVELS = 5
@@ -86,7 +86,11 @@ def main(
     labels = np.zeros(2 * n, int) if batch.condition is None else np.asarray(batch.condition)
     held_out, near = np.asarray(batch.x), np.asarray(train.take(index[:n]).x)
     other = extract(eyes, _images(name, held_out[n:]), batch=256)
-    scores = [name for name, metric in SCORES.items() if not METRICS[metric].classes or eyes.classes]
+    scores = [
+        name
+        for name, metric in SCORES.items()
+        if not METRICS[metric].classes or seen_shapes(eyes, train)[1] is not None
+    ]
     found: dict[str, dict[str, list]] = {score: {} for score in scores}
     for damage, harm in DAMAGES.items():
         if damage == "few classes" and len(train.classes) < LEVELS:

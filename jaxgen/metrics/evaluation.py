@@ -16,7 +16,7 @@ from jaxgen.data import Dataset, normalize, order
 from jaxgen.data.subsets import UNLABELLED
 from jaxgen.metrics.classes import class_coverage
 from jaxgen.metrics.estimate import Estimate
-from jaxgen.metrics.features import Extractor, Features, extract, pixels
+from jaxgen.metrics.features import Extractor, Features, extract, pixels, seen_shapes
 from jaxgen.metrics.frechet import fid, fid_infinity
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
@@ -128,11 +128,10 @@ def evaluate(
     many of the reals, drawn by the seed, all by default; batch, sharding: as in `features.extract`, which keeps the
     features of reals. InputError for an unknown metric, and for one that needs classes where the extractor has none.
     """
+    classes = seen_shapes(extractor, fakes)[1] is not None
     if metrics is None:
-        metrics = [
-            name for name, m in METRICS.items() if name != "fid_infinity" and (extractor.classes or not m.classes)
-        ]
-    _check_metrics(metrics, bool(extractor.classes))
+        metrics = [name for name, m in METRICS.items() if name != "fid_infinity" and (classes or not m.classes)]
+    _check_metrics(metrics, classes)
     see = {"batch": batch, "sharding": sharding}
     real = drawn(extractor, reals, references, seed, keep=True, **see)
     fake = drawn(extractor, fakes, None, seed, **see)

@@ -64,24 +64,18 @@ def extract(
     keep: in the cache, under the extractor's digest and a digest of the images themselves, which are therefore read
     once more. InputError for examples that are no images.
     """
-    check_images(images)
-    check(
-        extractor.shape in (None, images.shape),
-        f"{extractor.name} sees images of shape {extractor.shape}, those of {images.name} are {images.shape}: "
-        "bring them to one size, or choose another extractor",
-    )
+    codes, _ = seen_shapes(extractor, images)
     index = np.arange(images.size) if index is None else np.asarray(index)
     check(index.size >= 1, f"{images.name}: no images to look at: ask for at least one")
     if not keep:
         return _seen(extractor, images, index, batch, sharding)
-    shape = jax.eval_shape(extractor.apply, jax.ShapeDtypeStruct((index.size, *images.shape), jnp.uint8))
 
     def build() -> tuple[np.ndarray, np.ndarray | None]:
         return tuple(_seen(extractor, images, index, batch, sharding))  # type: ignore[return-value]
 
     name = f"features-{extractor.name}-{images.name}-{images.split}-{'x'.join(map(str, images.shape))}"
     stamp = f"{extractor.digest} {digest_of(images, index)}"
-    return Features(*cached(name, stamp, shape[0].shape, build, np.float32))
+    return Features(*cached(name, stamp, (index.size, *codes.shape[1:]), build, np.float32))
 
 
 def pixels() -> Extractor:
@@ -91,6 +85,18 @@ def pixels() -> Extractor:
 
 def _as_it_is(x: Array) -> tuple[Array, None]:
     return normalize(Batch(x)).x.reshape(x.shape[0], -1), None
+
+
+def seen_shapes(extractor: Extractor, images: Dataset) -> tuple[Any, Any]:
+    """Shapes of the (codes, log_probs or None) of one image, without looking at it. InputError for examples that are no
+    images, or of another shape than the extractor sees."""
+    check_images(images)
+    check(
+        extractor.shape in (None, images.shape),
+        f"{extractor.name} sees images of shape {extractor.shape}, those of {images.name} are {images.shape}: "
+        "bring them to one size, or choose another extractor",
+    )
+    return jax.eval_shape(extractor.apply, jax.ShapeDtypeStruct((1, *images.shape), jnp.uint8))
 
 
 def check_images(images: Dataset) -> None:

@@ -191,6 +191,18 @@ def test_images_that_lie_class_by_class_are_drawn_from_all_classes():
     assert len(np.unique(seen)) > 80 and abs(seen.mean() - (2 * 49.5 / 255 - 1)) < 0.06
 
 
+def test_classes_without_names_are_classes(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path))
+
+    def see(x):
+        codes = x.reshape(x.shape[0], -1).astype(jnp.float32)
+        return codes, jax.nn.log_softmax(codes / 64)
+
+    x = [in_memory("x", "all", RNG.integers(0, 256, (60, 2, 2, 1), np.uint8)) for _ in range(2)]
+    found = evaluate(*x, Extractor("nameless", "a", Partial(see)), ["is"]).scores["is"]
+    assert 1.0 < found.value < 4.0
+
+
 def test_halves_are_disjoint_and_everything():
     reals = Features(np.arange(11, dtype=np.float32)[:, None])
     a, b = halves(reals, seed=4)
