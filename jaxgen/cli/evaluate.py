@@ -135,7 +135,8 @@ def _of_run(workdir: Path, reals: str | None, ask: _Ask) -> _Sides:
     protocol = {"fakes": exp.name, "step": run.step, "ema": ask.ema, **given}
     seen = (ask.seed, ask.ema, _lpips(ask.lpips, exp.data.shape), ask.epsilon)
     trained = Trained(exp.model, run.state, exp.data, _held_out(exp.data) or exp.data, ask.n, *seen)
-    return _Sides(data, drawn, held_out, protocol, _cost(run, drawn, ask.batch, options), trained, place.rows)
+    cost = _cost(run, drawn, ask.batch, place.devices, options)
+    return _Sides(data, drawn, held_out, protocol, cost, trained, place.rows)
 
 
 def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
@@ -152,22 +153,23 @@ def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
     return f"LPIPS ({net}{', enlarged to 64' if size else ''})", lpips(*files, net=net, size=size)
 
 
-def _cost(run: Any, drawn: Any, batch: int, options: dict) -> dict[str, Any]:
+def _cost(run: Any, drawn: Any, batch: int, devices: int, options: dict) -> dict[str, Any]:
     """What a sample takes: evaluations of the network, and time in a call of `batch` that is compiled already."""
     import numpy as np
 
     from jaxgen import sampling
     from jaxgen.nets.network import parameter_count
 
-    index = np.minimum(np.arange(batch), drawn.size - 1)
+    size = -(-min(batch, drawn.size) // devices) * devices
+    index = np.minimum(np.arange(size), drawn.size - 1)
     drawn.take(index)
     began = time.perf_counter()
     drawn.take(index)
-    seconds = (time.perf_counter() - began) / batch
+    seconds = (time.perf_counter() - began) / size
     return {
         "network_evaluations": sampling.evaluations(run.experiment.model, run.state, **options),
         "seconds_a_sample": float(f"{seconds:.3g}"),
-        "batch": batch,
+        "batch": size,
         "parameters": {player: parameter_count(tree) for player, tree in run.state.params.items()},
     }
 

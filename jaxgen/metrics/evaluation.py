@@ -60,7 +60,7 @@ class Score(NamedTuple):
     """
 
     value: float
-    error: float
+    error: float | None
     how: str
     better: str
     images: int

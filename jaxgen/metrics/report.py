@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxgen.metrics.evaluation import Evaluation, Score
 from jaxgen.types import InputError, check
@@ -34,11 +36,17 @@ def add(path: Path, evaluation: Evaluation) -> Path:
         known.remove(old)
         evaluation = evaluation._replace(scores={**old.scores, **evaluation.scores})
     entries = [
-        {"scores": {k: v._asdict() for k, v in e.scores.items()}, "protocol": e.protocol, "cost": e.cost}
+        {"scores": {k: _plain(v) for k, v in e.scores.items()}, "protocol": e.protocol, "cost": e.cost}
         for e in [*known, evaluation]
     ]
     text = json.dumps({"evaluations": entries}, indent=1) + "\n"
     return atomically(path, lambda tmp: tmp.write_text(text))
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    """An error that is not known is null: not a number is no JSON."""
+    found = score._asdict()
+    return found | {k: None for k in ("error", "floor_error") if found[k] is not None and not math.isfinite(found[k])}
 
 
 def table(scores: Mapping[str, Score]) -> list[str]:

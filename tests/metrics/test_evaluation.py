@@ -335,6 +335,14 @@ def test_an_evaluation_of_the_same_protocol_takes_the_place_of_the_old(tmp_path)
         report.comparable([one._replace(protocol={"reals": "a"}), zero._replace(protocol={"reals": "b"})])
 
 
+def test_an_error_that_is_not_known_is_null(tmp_path):
+    file = tmp_path / "evaluation.json"
+    report.add(file, Evaluation({"fid": score(1.0)._replace(error=float("nan"))}, {}))
+    assert "NaN" not in file.read_text()
+    (found,) = report.read(file)
+    assert found.scores["fid"].error is None and report.table(found.scores)[1].split() == ["fid", "1"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"evaluations": [{"scores": {"fid": 1}}]}', '{"x": 1}'])
 def test_a_file_that_is_none_of_ours_is_left_as_it_is(tmp_path, text):
     file = tmp_path / "evaluation.json"
