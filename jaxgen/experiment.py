@@ -240,6 +240,8 @@ def fit(
     start, state_of = str(start or _noted_start(folder)), partial(init, exp)
     shapes = parallel.template(place, state_of)
     donor = _donor(start, shapes) if start else None  # refused before anything is written
+    if scoring is not None:
+        _check_scoring(folder, scoring, exp.data)
     _claim(folder, exp, start, write=chief)
     store = checkpoint.open_store(checkpoints(folder))
     with contextlib.ExitStack() as closing:
@@ -397,9 +399,15 @@ def _picture_plan(exp: Experiment) -> _Plan:
     return _Plan(6 * len(condition), 6 + len(left), np.repeat(condition, 6, axis=0), left)
 
 
+def _check_scoring(folder: Path, scoring: Scoring, data: Dataset) -> None:
+    from jaxgen.scoring import check_scoring  # its extractors take a second to import: for those who score
+
+    check_scoring(folder, scoring, data)
+
+
 @contextlib.contextmanager
 def _best(exp: Experiment, folder: Path, scoring: Scoring, place: parallel.Layout, chief: bool) -> Iterator[Best]:
-    from jaxgen.scoring import open_best  # its extractors take a second to import: for those who score
+    from jaxgen.scoring import open_best
 
     best = open_best(folder, scoring, exp.model, exp.data, exp.seed, place.rows, chief)
     try:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jaxgen import checkpoint, parallel, viz
 from jaxgen.data import Dataset
 from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for, samples
-from jaxgen.metrics.features import extract
+from jaxgen.metrics.features import check_images, extract
 from jaxgen.types import Model, TrainState, check
 
 LEAST = 100
@@ -58,27 +58,33 @@ class Best(NamedTuple):
         return {f"score/{self.scoring.metric}": value}
 
 
-def open_best(run: Path, scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any, write: bool) -> Best:
-    """The best of a run in its folder, which has its settings already. rows: the sharding that samples are drawn with.
+BETTER = {name: side for metric in METRICS.values() for name, side in metric.better.items() if not metric.apart}
 
-    InputError for an unknown metric, bad numbers, and a best that another metric has chosen.
-    """
-    better = {name: side for metric in METRICS.values() for name, side in metric.better.items() if not metric.apart}
-    check(scoring.metric in better, f"unknown score {scoring.metric!r}: choose one of {', '.join(better)}")
+
+def check_scoring(run: Path, scoring: Scoring, data: Dataset) -> None:
+    """InputError for an unknown metric, bad numbers, data that are no images, and a best that another metric has
+    chosen: before anything is written."""
+    check(scoring.metric in BETTER, f"unknown score {scoring.metric!r}: choose one of {', '.join(BETTER)}")
     check(scoring.every >= 1, f"score every {scoring.every} steps: give at least 1")
     check(scoring.n >= LEAST, f"{scoring.n} samples a score are too few: give at least {LEAST}")
+    check_images(data)
     folder = run / "best"
     known = read_best(folder)
     theirs = None if known is None else {name: known.get(name) for name in ("metric", "n", "extractor")}
     mine = {name: value for name, value in scoring._asdict().items() if name != "every"}
     check(theirs in (None, mine), f"{folder} was chosen by {theirs}, not by {mine}: score alike, or remove it")
+
+
+def open_best(run: Path, scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any, write: bool) -> Best:
+    """The best of a run whose folder has its settings already, by a `scoring` that `check_scoring` has passed.
+    rows: the sharding that samples are drawn with."""
+    folder = run / "best"
     measure = _measure(scoring, model, data, seed, rows)
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "settings.json", folder / "settings.json")
-    return Best(
-        scoring, measure, better[scoring.metric], folder, checkpoint.open_store(folder / "checkpoints", 2), write
-    )
+    store = checkpoint.open_store(folder / "checkpoints", 2)
+    return Best(scoring, measure, BETTER[scoring.metric], folder, store, write)
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:

@@ -208,6 +208,8 @@ def test_the_best_state_by_a_score_is_a_run_of_its_own(home: Home, tmp_path, cap
     assert "was chosen by" in line and "remove it" in line
     for wrong, said in (("fud", "unknown score 'fud'"), ("copying", "unknown score 'copying'")):
         assert said in refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", wrong)
+    few = refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", "fid", "--score-n", 5)
+    assert "5 samples a score are too few" in few and not (tmp_path / "other").exists()
 
 
 def test_fit_refuses_what_cannot_work(home: Home, tmp_path):

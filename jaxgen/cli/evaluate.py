@@ -261,6 +261,7 @@ def nearest(
     import numpy as np
 
     from jaxgen import viz
+    from jaxgen.data import in_memory
     from jaxgen.metrics.evaluation import extractor_for, samples
     from jaxgen.metrics.features import extract, pieces
     from jaxgen.metrics.neighbours import nearest as find
@@ -272,9 +273,9 @@ def nearest(
     eyes = extractor_for(extractor, data, weights)
     fakes = samples(run.experiment.model, run.state, data, n, seed, ema=ema, sharding=place.rows)
     see = {"batch": batch, "sharding": place.rows}
-    reals, drawn = extract(eyes, data, keep=True, **see), extract(eyes, fakes, **see)
-    index, _ = find(reals.codes, drawn.codes, neighbours)
     shown = next(pieces(fakes, np.arange(n), place.devices * -(-n // place.devices)))[:n]
+    reals, drawn = extract(eyes, data, keep=True, **see), extract(eyes, in_memory("samples", "shown", shown), **see)
+    index, _ = find(reals.codes, drawn.codes, neighbours)
     x = next(pieces(data, index.ravel(), index.size))
     print(viz.save_picture(file, viz.beside([shown], x), 1 + neighbours))
 
