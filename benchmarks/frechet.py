@@ -1,9 +1,9 @@
-"""What the Frechet distance gains by eigenvalues over a matrix square root, as ratios of paired runs.
+"""The Frechet distance by eigenvalues against a matrix square root, as ratios of paired runs.
 
 taskset -c 1 python benchmarks/frechet.py
 
-Two Gaussians of 2,048 features, fitted to 10,000 codes each, whose variances fall off as those of images' features do:
-scipy.linalg.sqrtm's formula and ours in turn, twice; and how long the statistics of 10,000 codes take.
+Two Gaussians of 2,048 dimensions, fitted to 10,000 examples each, whose variances fall off as those of images' features
+do: scipy.linalg.sqrtm's formula and ours in turn, twice; and how long the statistics of 10,000 examples take.
 """
 
 import time
@@ -15,7 +15,7 @@ from scipy.linalg import sqrtm
 
 from jaxgen.metrics.frechet import Gaussian, frechet_distance, gaussian
 
-CODES, FEATURES, PAIRS = 10_000, 2048, 2
+EXAMPLES, FEATURES, PAIRS = 10_000, 2048, 2
 
 
 def by_square_root(a: Gaussian, b: Gaussian) -> float:
@@ -26,7 +26,7 @@ def by_square_root(a: Gaussian, b: Gaussian) -> float:
 
 
 def timed(call: Callable, *inputs: Any) -> tuple[float, Any]:
-    """Seconds of one call, and what it gives."""
+    """Seconds of one call, and its result."""
     began = time.perf_counter()
     given = call(*inputs)
     return time.perf_counter() - began, given
@@ -37,10 +37,10 @@ def main() -> None:
     rng = np.random.default_rng(0)
     scale = np.arange(1, FEATURES + 1) ** -0.5
     mix = np.linalg.qr(rng.normal(size=(FEATURES, FEATURES)))[0] * scale[:, None]
-    codes = [(rng.normal(loc, 1.0, size=(CODES, FEATURES)) @ mix).astype(np.float32) for loc in (0.0, 0.02)]
-    fitted = [timed(gaussian, c) for c in codes]
+    sets = [(rng.normal(loc, 1.0, size=(EXAMPLES, FEATURES)) @ mix).astype(np.float32) for loc in (0.0, 0.02)]
+    fitted = [timed(gaussian, features) for features in sets]
     a, b = (found for _, found in fitted)
-    print(f"statistics of {CODES} x {FEATURES} codes: {min(seconds for seconds, _ in fitted):.1f} s")
+    print(f"statistics of {EXAMPLES} x {FEATURES} features: {min(seconds for seconds, _ in fitted):.1f} s")
     print("| round | sqrtm, s | ours, s | ratio | relative difference |\n|---|---|---|---|---|")
     for i in range(PAIRS):
         (slow, theirs), (fast, ours) = timed(by_square_root, a, b), timed(frechet_distance, a, b)

@@ -3,8 +3,8 @@
 taskset -c 0 python benchmarks/inception.py --torch PYTHON
 
 PYTHON is one with torch (by default the same); the weights are those that `jaxgen evaluate` finds. Each side is a
-process of its own that waits for its turn: A B A B ..., 16 images of 32x32 a turn, resized and seen, five pairs after a
-warm-up. Prints each side's median (smallest to largest) and the ratios of the pairs.
+process of its own that waits for its turn: A B A B ..., 16 images of 32x32 a turn, resizing included, five pairs after
+a warm-up. Prints each side's median (smallest to largest) and the ratios of the pairs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def torchs() -> Callable[[np.ndarray], np.ndarray]:
 
     import torch  # type: ignore[import-not-found]
 
-    from jaxgen.data import torch_file
+    from jaxgen import torch_file
     from jaxgen.metrics import weights
 
     torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def torchs() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def serve(side: str) -> None:
-    """One side: a line in, the seconds of a turn and the sum of its codes out."""
+    """One side: a line in, the seconds of a turn and the sum of its features out."""
     step = {"ours": ours, "torch": torchs}[side]()
     x = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
     for _ in range(3):
@@ -64,8 +64,8 @@ def serve(side: str) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
-        codes = step(x)
-        print(time.perf_counter() - began, float(codes.sum()), flush=True)
+        features = step(x)
+        print(time.perf_counter() - began, float(features.sum()), flush=True)
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def main() -> None:
     for process in sides:
         process.communicate()
     if not np.allclose(pairs[0, 0, 1], pairs[0, 1, 1], rtol=1e-4):
-        raise SystemExit(f"the two do not agree: the codes' sums are {pairs[0, :, 1]}")
+        raise SystemExit(f"the two do not agree: the features' sums are {pairs[0, :, 1]}")
     speeds = pairs[..., 0]
     rows = [("jaxgen, images/s", speeds[:, 0]), ("torch, images/s", speeds[:, 1])]
     print("| features of the Frechet distance | median (smallest to largest) |\n|---|---|")

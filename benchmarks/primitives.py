@@ -23,7 +23,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def stepper(layer: Callable, x: jax.Array, w: jax.Array) -> Callable[[], float]:
-    """A function that runs the steps and tells how many seconds they took."""
+    """A function that runs the steps and gives the seconds that they took."""
     gradient = jax.grad(lambda x, w: jnp.mean(jnp.square(layer(x, w))), argnums=(0, 1))
 
     @jax.jit

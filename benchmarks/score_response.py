@@ -1,6 +1,6 @@
-"""What the scores say of known damage to real images: a figure and a table.
+"""The response of the scores to known damage of real images: a figure and a table.
 
-    python benchmarks/score_response.py                                        # MNIST, a classifier's eyes
+    python benchmarks/score_response.py                                        # MNIST, a classifier's features
     python benchmarks/score_response.py --name photos --extractor inception --n 250 --references 1000 --out FILE.png
 
 Real held-out images are damaged more and more and scored against the training images. Level 0 is no damage.
@@ -17,13 +17,13 @@ from scipy.ndimage import gaussian_filter
 
 from jaxgen import data, viz
 from jaxgen.data import Dataset, in_memory, order
-from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for
-from jaxgen.metrics.features import extract, seen_shapes
+from jaxgen.metrics.evaluation import CLASSES, METRICS, Sets, drawn, extractor_for
+from jaxgen.metrics.features import extract, feature_shapes
 from jaxgen.metrics.report import columns, number
 
 LEVELS = 5
-SCORES = {"fid": "fid", "kid": "kid", "precision": "prdc", "recall": "prdc", "density": "prdc", "coverage": "prdc"}
-SCORES |= {"is": "is", "copying": "copying"}
+SCORES = ("fid", "kid", "precision", "recall", "density", "coverage", "is", "copying")
+METRIC = {score: name for name, metric in METRICS.items() for score in metric.better}
 Damage = Callable[[np.ndarray, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
 
@@ -47,7 +47,7 @@ def few_classes(x, labels, train, level, rng):
 
 
 def few_images(x, labels, train, level, rng):
-    """All the same few: each image 1, 4, 16, 64, 256 times."""
+    """Fewer and fewer different images: each 1, 4, 16, 64, 256 times."""
     return x[np.arange(len(x)) // 4**level]
 
 
@@ -79,46 +79,43 @@ def main(
         out: the figure
     """
     train, test = data.load(name), data.load(name, "test")
-    eyes = extractor_for(extractor, train)
+    chosen = extractor_for(extractor, train)
     index = order(train.size, 0, 0, references)
-    reals = drawn(eyes, train, references, 0, batch=256, keep=True)
+    reals = drawn(chosen, train, references, 0, batch=256, keep=True)
     batch = test.take(order(test.size, 0, 0, 2 * n))
     labels = np.zeros(2 * n, int) if batch.condition is None else np.asarray(batch.condition)
     held_out, near = np.asarray(batch.x), np.asarray(train.take(index[:n]).x)
-    other = extract(eyes, _images(name, held_out[n:]), batch=256)
-    scores = [
-        name
-        for name, metric in SCORES.items()
-        if not METRICS[metric].classes or seen_shapes(eyes, train)[1] is not None
-    ]
+    other = extract(chosen, _images(name, held_out[n:]), batch=256)
+    classes = feature_shapes(chosen, train)[1] is not None
+    scores = [score for score in SCORES if classes or CLASSES not in METRICS[METRIC[score]].needs]
     found: dict[str, dict[str, list]] = {score: {} for score in scores}
     for damage, harm in DAMAGES.items():
         if damage == "few classes" and len(train.classes) < LEVELS:
             continue
         for level in range(LEVELS):
             x = harm(held_out[:n], labels[:n], near, level, np.random.default_rng(0))
-            sets = Sets(reals, extract(eyes, _images(name, x), batch=256), (reals, other))
-            told: dict = {}
-            for metric in dict.fromkeys(SCORES[score] for score in scores):
-                told |= METRICS[metric].score(sets)
+            sets = Sets(reals, extract(chosen, _images(name, x), batch=256), other)
+            values: dict = {}
+            for metric in dict.fromkeys(METRIC[score] for score in scores):
+                values |= METRICS[metric].score(sets)
             for score in scores:
-                found[score].setdefault(damage, []).append(told[score])
-    _tell(eyes.name, found, out)
+                found[score].setdefault(damage, []).append(values[score])
+    _write(chosen.name, found, out)
 
 
 def _images(name: str, x: np.ndarray) -> Dataset:
     return in_memory(name, "damaged", x)
 
 
-def _tell(eyes: str, found: dict[str, dict[str, list]], out: Path) -> None:
+def _write(extractor: str, found: dict[str, dict[str, list]], out: Path) -> None:
     rows = [("score", "damage", *(f"level {i}" for i in range(LEVELS)))]
     panels = []
     for score, damages in found.items():
-        rows += [(score, damage, *(number(e.value, e.error) for e in es)) for damage, es in damages.items()]
+        rows += [(score, damage, *(number(e) for e in es)) for damage, es in damages.items()]
         curves = [
             viz.Curve(damage, [(i, e.value, e.error) for i, e in enumerate(es)]) for damage, es in damages.items()
         ]
-        panels.append(viz.Panel("level of damage", f"{score} ({eyes})", curves, log=""))
+        panels.append(viz.Panel("level of damage", f"{score} ({extractor})", curves, log=""))
     print("\n".join(columns(rows)))
     print(viz.save_panels(out, panels))
 

@@ -6,14 +6,16 @@ jaxgen train experiments/digits_diffusion.py
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import labels
 from jaxgen.nets import network
 from jaxgen.nets.unet import UNet
+from jaxgen.processes import cosine
 from jaxgen.sampling import ddim, iterate, uniform
-from jaxgen.schedules import cosine
-from jaxgen.types import labels
 
 
-def experiment(*, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: int = 32) -> Experiment:
+def experiment(
+    *, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: int = 32, drop: float = 0.1
+) -> Experiment:
     """A UNet that predicts v on the cosine schedule, drawn by 50 steps of DDIM.
 
     Args:
@@ -21,17 +23,19 @@ def experiment(*, steps: int = 1500, batch: int = 128, lr: float = 1e-3, width: 
         batch: examples a step
         lr: Adam's learning rate, warmed up and then lowered to nothing along a cosine
         width: channels of the UNet at full size
+        drop: probability that a label is left out; with 1 the model is unconditional
     """
-    digits, schedule = data.load("digits"), cosine()
-    unet = UNet(width, multipliers=(1, 2), blocks=1, attention_at=(4,), heads=4, classes=len(digits.classes))
+    digits, process = data.load("digits"), cosine()
+    classes = None if drop == 1 else len(digits.classes)
+    unet = UNet(width, multipliers=(1, 2), blocks=1, attention_at=(4,), heads=4, classes=classes)
     model = families.diffusion(
         network(unet),
-        schedule,
+        process,
         digits.shape,
         prediction="v",
-        condition=labels(len(digits.classes)),
-        sampler=iterate(ddim(schedule), uniform(50), clip=1.0),
-        inversion=iterate(ddim(schedule), uniform(50, start=1e-3, stop=1.0), clip=1.0),
+        condition=None if classes is None else labels(classes),
+        drop=drop,
+        sampler=iterate(ddim(process), uniform(50), clip=1.0),
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 20, steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))

@@ -18,9 +18,10 @@ import optax
 
 from jaxgen import Experiment, data, families
 from jaxgen.data.pipeline import normalize
-from jaxgen.experiment import load_run
+from jaxgen.families.m2 import log_q as log_q_of
 from jaxgen.nets import Network, network
 from jaxgen.nets.mlp import MLP
+from jaxgen.runs import load_run
 from jaxgen.sampling import weights
 from jaxgen.types import Batch
 
@@ -52,7 +53,7 @@ def experiment(
         steps: how long to train
         batch: examples a step
         lr: Adam's learning rate, lowered to nothing along a cosine
-        latent: dimensions of the latent, which tells the style
+        latent: dimensions of the latent, which is left with the style
         hidden: width of every hidden layer
     """
     some, kept = few(dataset, labels, draw)
@@ -68,8 +69,8 @@ def experiment(
 
 def few(dataset: str, labels: int, draw: int) -> tuple[data.Dataset, np.ndarray]:
     """The data with so many labels, and which examples have one."""
-    whole = data.load(dataset)
-    return data.labelled(whole, labels, draw), data.balanced(whole, labels, draw)
+    full = data.load(dataset)
+    return data.labelled(full, labels, draw), data.balanced(full, labels, draw)
 
 
 def classifier(hidden: int) -> Network:
@@ -96,22 +97,20 @@ def alone(net: Network, known: Batch, seed: int) -> Any:
 
 
 def main(*runs: str) -> None:
-    """Print what the docstring of the file says, a line a run."""
+    """Print the table of the file's docstring, a line a run."""
     print("run  labels  q(y|x)  the classifier alone")
     for run in runs:
         trained = load_run(run)
-        told = trained.experiment.settings
-        some, kept = few(told["dataset"], told["labels"], told["draw"])
+        settings = trained.experiment.settings
+        some, kept = few(settings["dataset"], settings["labels"], settings["draw"])
         held_out = data.other_split(some, "test")
         parts = some.take(kept), held_out.take(np.arange(held_out.size))
         known, test = (normalize(jax.tree.map(jnp.asarray, part)) for part in parts)
-        net = classifier(told["hidden"])
-        classify = trained.experiment.model.classify
-        assert classify is not None  # it is M2
-        log_q = jax.jit(classify)(*weights(trained.state), test.x)
+        net = classifier(settings["hidden"])
+        log_q = log_q_of(net, *weights(trained.state), test.x)
         by_itself = net.apply(*alone(net, known, trained.experiment.seed), test.x)[0]
         ours, theirs = (float(jnp.mean(jnp.argmax(a, axis=1) == test.condition)) for a in (log_q, by_itself))
-        print(f"{run}  {told['labels']}  {ours:.4f}  {theirs:.4f}")
+        print(f"{run}  {settings['labels']}  {ours:.4f}  {theirs:.4f}")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def experiment(
         batch: examples a step
         lr: Adam's learning rate, lowered to nothing along a cosine
         latent: dimensions of the code
-        scale: weight of the codes' distribution beside the squared error; 200 (mmd) and 10 (adversarial) unless told
-            otherwise
+        scale: weight of the codes' distribution beside the squared error; 200 (mmd) and 10 (adversarial) by
+            default
     """
     digits = data.load("digits")
     encoder = network(ConvEncoder(latent, width=16, hidden=128))

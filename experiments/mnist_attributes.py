@@ -4,9 +4,9 @@ TFDS_DATA_DIR=... jaxgen train experiments/mnist_attributes.py
 jaxgen sample runs/mnist_attributes --condition thick,slanted
 python experiments/mnist_attributes.py runs/mnist_attributes
 
-The last command asks for 3,200 digits, a hundred of each combination of attributes, measures the attributes of what was
-drawn and prints the share that is as it was asked; a model that does not listen gets 0.5. Beside it stands what the
-same measurement finds in reconstructions of test digits, told their own attributes: what a blurred digit can reach.
+The last command draws 3,200 digits, a hundred of each combination of attributes, measures their attributes and prints the
+share that agrees with the condition; a model that ignores it gets 0.5. Beside it stands what the same measurement finds
+in reconstructions of test digits, given their own attributes: what a blurred digit can reach.
 """
 
 import sys
@@ -18,12 +18,13 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import attributes
 from jaxgen.data import attributes as measured
 from jaxgen.data.pipeline import normalize, to_uint8
 from jaxgen.losses.evidence import elbo
 from jaxgen.nets import network
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import Array, attributes
+from jaxgen.types import Array
 
 EACH = 100
 
@@ -38,7 +39,7 @@ def experiment(
         batch: examples a step
         lr: Adam's learning rate, lowered to nothing along a cosine
         latent: dimensions of the latent
-        beta: weight of the KL term; the more it costs, the less the latent repeats what the attributes say
+        beta: weight of the KL term; the more it costs, the less the latent repeats the attributes
     """
     mnist = data.load("mnist_attributes")
     encoder, decoder = network(MLP((2 * latent,), (400, 400))), network(MLP(mnist.shape, (400, 400)))
@@ -48,14 +49,14 @@ def experiment(
 
 
 def main(run: str) -> None:
-    """Print the share of each attribute that is as it was asked."""
+    """Print the share of each attribute that agrees with the condition."""
     model, state = jaxgen.load(run)
-    asked = np.repeat(np.indices((2,) * len(measured.NAMES)).reshape(len(measured.NAMES), -1).T, EACH, axis=0)
-    drawn = jaxgen.sample(model, state, jax.random.key(0), len(asked), asked.astype(np.float32), batch=800)
-    test = normalize(jax.tree.map(jnp.asarray, data.load("mnist_attributes", "test").take(np.arange(len(asked)))))
-    told = np.asarray(test.condition)
-    again = jaxgen.reconstruct(model, state, test.x, condition=told.astype(np.float32), batch=800)
-    agree, ceiling = ((found(x) == (condition == 1)) for x, condition in ((drawn, asked), (again, told)))
+    wanted = np.repeat(np.indices((2,) * len(measured.NAMES)).reshape(len(measured.NAMES), -1).T, EACH, axis=0)
+    drawn = jaxgen.sample(model, state, jax.random.key(0), len(wanted), wanted.astype(np.float32), batch=800)
+    test = normalize(jax.tree.map(jnp.asarray, data.load("mnist_attributes", "test").take(np.arange(len(wanted)))))
+    own = np.asarray(test.condition)
+    again = jaxgen.reconstruct(model, state, test.x, condition=own.astype(np.float32), batch=800)
+    agree, ceiling = ((found(x) == (condition == 1)) for x, condition in ((drawn, wanted), (again, own)))
     print("attribute   drawn  reconstructed")
     for k, name in enumerate(measured.NAMES):
         print(f"{name:10}  {agree[:, k].mean():.3f}  {ceiling[:, k].mean():.3f}")

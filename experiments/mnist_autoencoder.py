@@ -47,7 +47,7 @@ def experiment(
         latent: dimensions of the code
         noise: what is done to the images that the encoder sees
         level: the noise's standard deviation (gaussian; images reach from -1 to 1) or the share of spoilt pixels; 0.8,
-            0.5 (masking) and 0.4 (salt_and_pepper) unless told otherwise
+            0.5 (masking) and 0.4 (salt_and_pepper) by default
         without: a class that is left out of the training
         dataset: the images
         steps: how long to train; 469 are an epoch at batch 128

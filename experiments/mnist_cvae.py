@@ -1,4 +1,4 @@
-"""Conditional VAE of MNIST: a digit is asked for by its label.
+"""Conditional VAE of MNIST: a digit is drawn by its label.
 
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_cvae.py
 jaxgen sample runs/mnist_cvae --condition 3
@@ -7,10 +7,10 @@ jaxgen sample runs/mnist_cvae --condition 3
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import labels
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import labels
 
 
 def experiment(

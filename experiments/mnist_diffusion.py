@@ -7,11 +7,11 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, families, schedules
+from jaxgen import Experiment, data, families, processes
+from jaxgen.conditions import labels
 from jaxgen.nets import network
 from jaxgen.nets.unet import UNet
 from jaxgen.sampling import ddim, iterate, uniform
-from jaxgen.types import labels
 
 
 def experiment(
@@ -32,10 +32,10 @@ def experiment(
         lr: Adam's learning rate, warmed up and then lowered to nothing along a cosine
         width: channels of the UNet at full size
         schedule: of the noise
-        prediction: what the network says
+        prediction: what the network predicts
         bf16: compute in bfloat16, parameters stay float32
     """
-    mnist, noise = data.load("mnist"), getattr(schedules, schedule)()
+    mnist, process = data.load("mnist"), getattr(processes, schedule)()
     unet = UNet(
         width,
         multipliers=(1, 2, 4),
@@ -47,12 +47,11 @@ def experiment(
     )
     model = families.diffusion(
         network(unet),
-        noise,
+        process,
         mnist.shape,
         prediction=prediction,
         condition=labels(len(mnist.classes)),
-        sampler=iterate(ddim(noise), uniform(50), clip=1.0),
-        inversion=iterate(ddim(noise), uniform(50, start=1e-3, stop=1.0), clip=1.0),
+        sampler=iterate(ddim(process), uniform(50), clip=1.0),
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10), steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))

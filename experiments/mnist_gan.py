@@ -6,9 +6,9 @@ TFDS_DATA_DIR=... jaxgen train experiments/mnist_gan.py
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import labels
 from jaxgen.nets import network
 from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
-from jaxgen.types import labels
 
 
 def experiment(

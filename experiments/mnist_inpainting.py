@@ -19,11 +19,12 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import image
 from jaxgen.data.pipeline import normalize
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import Array, image
+from jaxgen.types import Array
 
 TESTED, TRIES = 1000, 6
 
@@ -36,7 +37,7 @@ def upper_half(x: Array) -> Array:
 def experiment(
     *, steps: int = 4_000, batch: int = 128, lr: float = 1e-3, latent: int = 16, conv: bool = False
 ) -> Experiment:
-    """A VAE of the whole digit, both of whose networks see its upper half.
+    """A VAE of the digit, both of whose networks are given its upper half.
 
     Args:
         steps: how long to train
@@ -56,7 +57,7 @@ def experiment(
 
 
 def main(run: str) -> None:
-    """Print what the docstring of the file says."""
+    """Print the errors that the file's docstring names."""
     model, state = jaxgen.load(run)
     test = data.load("mnist", "test")
     x = normalize(jax.tree.map(jnp.asarray, test.take(np.arange(TESTED)))).x

@@ -4,7 +4,7 @@ TFDS_DATA_DIR=... jaxgen train experiments/mnist_vq.py
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_vq.py --quantiser fsq --workdir runs/mnist_fsq
 TFDS_DATA_DIR=... python experiments/mnist_vq.py runs/mnist_vq      what a run is worth on held-out images
 
-The last command takes any run with discrete latents and prints, of the whole test split: the distortion -log p(x | z)
+The last command takes any run with discrete latents and prints, of all of the test split: the distortion -log p(x | z)
 and the prior's -log p(c), nats an image; the perplexity of the use of the codes; the codes in use.
 """
 
@@ -18,10 +18,10 @@ import optax
 
 from jaxgen import Experiment, data, families
 from jaxgen.data.pipeline import normalize
-from jaxgen.experiment import load_run
 from jaxgen.nets import network
 from jaxgen.nets.codes import ConvGridDecoder, ConvGridEncoder, PixelCNN
-from jaxgen.sampling import weights
+from jaxgen.runs import load_run
+from jaxgen.types import turn, weights
 
 
 def experiment(
@@ -63,22 +63,22 @@ def experiment(
 
 
 def main(workdir: str) -> None:
-    """Print what a run is worth on held-out images."""
+    """Print distortion, rate and the use of the codes on held-out images."""
     run = load_run(workdir)
     model, (params, extra) = run.experiment.model, weights(run.state)
     held_out = data.load(run.experiment.data.name, split="test")
 
     @jax.jit
-    def told(batch):
+    def measured(batch):
         keys = jax.random.split(jax.random.key(0), batch.x.shape[0])
-        rate = model.losses["prior"](params, extra, keys, batch)[0]
-        bound = model.log_weights(params, extra, keys, batch, 1)[:, 0]  # type: ignore[misc]
-        return rate, -bound - rate, model.encode(params, extra, batch.x, None)  # type: ignore[misc]
+        rate = model.game.losses["prior"](params, extra, turn(keys), batch)[0]
+        bound = model.density.log_p(params, extra, keys, batch, 1)[:, 0]
+        return rate, -bound - rate, model.encode(params, extra, batch.x, None)
 
     rows = []
     for start in range(0, held_out.size, 250):
         batch = held_out.take(np.arange(start, min(start + 250, held_out.size)))
-        rows.append(jax.device_get(told(normalize(jax.tree.map(jnp.asarray, batch)))))
+        rows.append(jax.device_get(measured(normalize(jax.tree.map(jnp.asarray, batch)))))
     rate, distortion, z = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     _, counts = np.unique(z.reshape(-1, z.shape[-1]), axis=0, return_counts=True)
     p = counts / counts.sum()

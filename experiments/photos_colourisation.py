@@ -20,12 +20,13 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import image
 from jaxgen.data.pipeline import normalize
-from jaxgen.experiment import load_run
 from jaxgen.losses.likelihood import gaussian, optimal_gaussian
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
-from jaxgen.types import Array, image
+from jaxgen.runs import load_run
+from jaxgen.types import Array
 
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 TESTED, TRIES = 500, 6
@@ -46,7 +47,7 @@ def experiment(
     width: int = 8,
     sigma: float = 0.0,
 ) -> Experiment:
-    """A VAE of the colour patch, both of whose networks see its luma.
+    """A VAE of the colour patch, both of whose networks are given its luma.
 
     Args:
         steps: how long to train
@@ -73,7 +74,7 @@ def chroma(x: np.ndarray) -> np.ndarray:
 
 
 def main(run: str) -> None:
-    """Print what the docstring of the file says."""
+    """Print the errors that the file's docstring names."""
     trained = load_run(run)
     model, state = trained.experiment.model, trained.state
     print("patches  best of 6  mean of 6  grey itself  spread")

@@ -12,8 +12,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxgen.experiment import Experiment, fit, load, load_experiment
+    from jaxgen.loop import fit
     from jaxgen.metrics.evaluation import evaluate, samples
+    from jaxgen.runs import Experiment, load, load_experiment
     from jaxgen.sampling import (
         arithmetic,
         attribute_vector,
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Experiment": "experiment",
-    "fit": "experiment",
-    "load": "experiment",
-    "load_experiment": "experiment",
+    "Experiment": "runs",
+    "fit": "loop",
+    "load": "runs",
+    "load_experiment": "runs",
     "evaluate": "metrics.evaluation",
     "samples": "metrics.evaluation",
     "arithmetic": "sampling",
@@ -75,3 +76,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'jaxgen' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxgen.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The API, and nothing that this file needs."""
+    return [*__all__, "__version__"]

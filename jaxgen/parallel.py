@@ -1,6 +1,6 @@
 """Layouts: where the state and the batch lie, and how the one step is compiled there.
 
-The step is written for the whole batch and has no collectives. Under `one`, `data` and `fsdp` a layout is only a rule
+The step is written for a complete batch and has no collectives. Under `one`, `data` and `fsdp` a layout is only a rule
 that places arrays, and the compiler adds the communication; `pmap` maps the same step over devices by hand.
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from jaxgen.training import repeat
+from jaxgen.training import Step, repeat
 from jaxgen.types import Batch, TrainState, Tree, check
 
 LAYOUTS = ("one", "data", "fsdp", "pmap")
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
 def layout(name: str = "one", devices: Sequence[Any] | None = None) -> Layout:
     """`one`: the first device. `data`: the state on every device, the batch divided. `fsdp`: the state divided too.
-    `pmap`: as `data`, mapped by hand with one mean over devices. devices: all of them unless told otherwise."""
+    `pmap`: as `data`, mapped by hand with one mean over devices. devices: all of them by default."""
     check(name in LAYOUTS, f"unknown layout {name!r}: choose one of {', '.join(LAYOUTS)}")
     devices = list(jax.devices() if devices is None else devices)
     check(
@@ -70,19 +70,22 @@ def state_sharding(place: Layout, shapes: Tree) -> Tree:
     return jax.tree.map(rule, shapes)
 
 
-def template(place: Layout, init: Callable[[], TrainState]) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init()` makes, without making it: what a restore asks for."""
-    shapes = jax.eval_shape(init)
+def template(place: Layout, init: Callable[..., TrainState], *args: Any) -> TrainState:
+    """Shapes, dtypes and shardings of the state that `init(*args)` makes, without making it: what a restore asks for.
+
+    args: trees of arrays, or of `jax.ShapeDtypeStruct`.
+    """
+    shapes = jax.eval_shape(init, *args)
     place_of = state_sharding(place, shapes)
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, place_of)
 
 
-def create(shapes: TrainState, init: Callable[[], TrainState]) -> TrainState:
-    """`init()` made where its `template` says, never whole on one device."""
+def create(shapes: TrainState, init: Callable[..., TrainState], *args: Any) -> TrainState:
+    """`init(*args)` made where its `template` says, piece by piece; args: the same arrays in every process."""
     where = jax.tree.map(lambda s: s.sharding, shapes)
     # an initialisation runs once: on the CPU optimising it costs more than it saves, and changes no value
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, out_shardings=where, compiler_options=options)()
+    return jax.jit(init, out_shardings=where, compiler_options=options)(*args)
 
 
 def place_batch(place: Layout, batch: Batch) -> Batch:
@@ -98,8 +101,8 @@ def place_batch(place: Layout, batch: Batch) -> Batch:
     return jax.tree.map(put, batch)
 
 
-def whole(x: Any) -> np.ndarray:
-    """The values of an array, wherever its parts lie; every process gets all of them, so all have to ask."""
+def to_host(x: Any) -> np.ndarray:
+    """The values of an array, wherever its parts lie, on every process. Collective: all processes call it."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -107,14 +110,14 @@ def whole(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
-def as_first_says(decision: bool) -> bool:
-    """The first process's decision, on all of them: what they do together may rest on no file that one is writing, and
-    on no number that two compute."""
+def from_first(value: Any) -> Any:
+    """A number of the first process, on all of them: what they do together may rest on no file that one is writing, and
+    on no time that two measure."""
     if jax.process_count() == 1:
-        return decision
+        return value
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
+    return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
 
 
 def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callable[[TrainState, Batch, Any], tuple]:
@@ -125,8 +128,13 @@ def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callab
     if place.name == "pmap":
         return _compile_pmap(place, make)
     where = state_sharding(place, state)
-    whole = NamedSharding(place.mesh, PartitionSpec())
-    return jax.jit(repeat(make()), donate_argnums=0, out_shardings=(where, whole))
+    replicated = NamedSharding(place.mesh, PartitionSpec())
+    return jax.jit(repeat(_traced_once(make())), donate_argnums=0, out_shardings=(where, replicated))
+
+
+def _traced_once(step: Step) -> Step:
+    """`repeat` asks for the shapes of a step's metrics before it loops: the trace made for them serves the loop too."""
+    return jax.jit(step, inline=True)
 
 
 def _compile_pmap(place: Layout, make: Callable[..., Any]) -> Callable[[TrainState, Batch, Any], tuple]:
@@ -143,7 +151,7 @@ def _compile_pmap(place: Layout, make: Callable[..., Any]) -> Callable[[TrainSta
 
     divided = jax.jit(lambda batch: jax.tree.map(divide, batch), out_shardings=stacked)
     mapped = jax.pmap(
-        repeat(make(axis_name="data")),
+        repeat(_traced_once(make(axis_name="data"))),
         axis_name="data",
         in_axes=(0, 0, None),
         donate_argnums=0,
@@ -159,10 +167,10 @@ def _compile_pmap(place: Layout, make: Callable[..., Any]) -> Callable[[TrainSta
 
 def _first(place: Layout, tree: Tree) -> Tree:
     """What every device holds a copy of, [devices, ...], as one replicated array."""
-    whole = NamedSharding(place.mesh, PartitionSpec())
+    replicated = NamedSharding(place.mesh, PartitionSpec())
 
     def one(a: jax.Array) -> jax.Array:
         shards = [shard.data[0] for shard in a.addressable_shards]
-        return jax.make_array_from_single_device_arrays(a.shape[1:], whole, shards)
+        return jax.make_array_from_single_device_arrays(a.shape[1:], replicated, shards)
 
     return jax.tree.map(one, tree)

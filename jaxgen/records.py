@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgen.viz import atomically
+from jaxgen.files import atomically
 
 
 def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
@@ -39,14 +39,15 @@ class Records:
         self.steps = 0  # trained by this call
         self._sums: dict[str, float] = {}
         self._count = 0
-        # (when, after how many steps): the first call was done, which had to be compiled; the last one was
-        self._clock: tuple[float, int] | None = None
+        # (time of training, steps) at the end of the first call, which had to be compiled, and at that of the last
+        self._first: tuple[float, int] | None = None
         self._latest = (0.0, 0)
+        self._aside = 0.0
         self._seconds = 0.0
         self._last: dict[str, float] = {}
 
     def __enter__(self) -> Records:
-        self._began = time.perf_counter()
+        self._began = self._now()
         if self.write:
             from tensorboardX import SummaryWriter
             from tqdm import tqdm
@@ -79,16 +80,20 @@ class Records:
             self._sums[name] = self._sums.get(name, 0.0) + n * float(value)
         self._count += n
         self.steps += n
-        self._latest = (time.perf_counter(), self.steps)
-        self._clock = self._clock or self._latest
+        self._latest = (self._now(), self.steps)
+        self._first = self._first or self._latest
         if self.write:
             self._bar.update(n)
 
-    def log(self, step: int, scored: dict[str, float] | None = None) -> None:
-        """Write the means since the last record, and scores of this very step."""
+    def means(self) -> dict[str, float]:
+        """The means since the last record."""
+        return {name: value / self._count for name, value in self._sums.items()}
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write a record of these numbers, the means since the last one among them."""
         if not self._count:
             return
-        self._last = {name: value / self._count for name, value in self._sums.items()} | (scored or {})
+        self._last = dict(metrics)
         record = {
             "step": step,
             "seconds": round(self.seconds, 3),
@@ -111,30 +116,33 @@ class Records:
     def aside(self) -> Iterator[None]:
         """Time that is not training: it counts for neither the seconds nor the rate."""
         began = time.perf_counter()
-        yield
-        away = time.perf_counter() - began
-        self._began += away
-        self._clock = self._clock and (self._clock[0] + away, self._clock[1])
+        try:
+            yield
+        finally:
+            self._aside += time.perf_counter() - began
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._aside
 
     @property
     def seconds(self) -> float:
         """Time trained, over every call that went on with the run, compilation included."""
-        return self._seconds + time.perf_counter() - self._began
+        return self._seconds + self._now() - self._began
 
     @property
     def rate(self) -> float:
         """Images a second of this call, from the end of the first call, which was compiled, to that of the last."""
-        if self._clock is None or self._latest == self._clock:
+        if self._first is None or self._latest == self._first:
             return 0.0
-        (began, first), (ended, last) = self._clock, self._latest
+        (began, first), (ended, last) = self._first, self._latest
         return (last - first) * self.examples / (ended - began)
 
-    def summary(self, folder: Path) -> str:
-        """One line for the end of a run."""
+    def summary(self, folder: Path, no_picture: str = "") -> str:
+        """One line for the end of a run; no_picture: why there is none."""
+        samples = f"no picture: {no_picture}" if no_picture else f"samples in {folder / 'samples.png'}"
         if not self.steps:
-            return f"{folder} is trained to step {self.start} already; samples in {folder / 'samples.png'}"
+            return f"{folder} is trained to step {self.start} already; {samples}"
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self._last.items() if name.endswith("/loss"))
         return (
-            f"step {self.start + self.steps} after {self.seconds:.0f} s, {self.rate:,.0f} images/s; {losses}; "
-            f"samples in {folder / 'samples.png'}"
+            f"step {self.start + self.steps} after {self.seconds:.0f} s, {self.rate:,.0f} images/s; {losses}; {samples}"
         )

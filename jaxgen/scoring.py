@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgen import checkpoint, parallel, viz
+from jaxgen import checkpoint, parallel, runs
 from jaxgen.data import Dataset
-from jaxgen.metrics.evaluation import METRICS, Sets, drawn, extractor_for, samples
+from jaxgen.files import atomically
+from jaxgen.metrics.evaluation import HELD_OUT, METRICS, MODEL, Sets, drawn, extractor_for, samples
 from jaxgen.metrics.features import check_images, extract
-from jaxgen.types import Model, TrainState, check
+from jaxgen.types import InputError, Model, TrainState, check
 
 LEAST = 100
 BATCH = 256
+NOTE = "best.json"
 
 
 class Scoring(NamedTuple):
@@ -43,22 +44,30 @@ class Best(NamedTuple):
     store: checkpoint.Store
     write: bool
 
-    def look(self, state: TrainState, step: int) -> dict[str, float]:
+    def update(self, state: TrainState, step: int) -> dict[str, float]:
         """Score a state and keep it if it is the best; what stands in the run's records."""
         value = self.score(state)
         known = read_best(self.folder)
         sign = 1.0 if self.better == "lower" else -1.0
-        best = math.isfinite(value) and (known is None or sign * value < sign * known["value"])
-        if parallel.as_first_says(best):
-            checkpoint.save(self.store, state, step)
-            checkpoint.wait(self.store)
+        # a run that lost steps in a kill comes by scored ones again
+        best = known is None or (sign * value < sign * known["value"] and step > known["step"])
+        if parallel.from_first(math.isfinite(value) and best):
             note = {"value": value, "step": step, **self.scoring._asdict()}
             if self.write:
-                viz.atomically(self.folder / "best.json", lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
+                runs.copy_settings(self.folder.parent, self.folder)
+            checkpoint.save(self.store, state, step, note)
+            checkpoint.wait(self.store)
+            if self.write:
+                _write(self.folder, note)
         return {f"score/{self.scoring.metric}": value}
 
 
-BETTER = {name: side for metric in METRICS.values() for name, side in metric.better.items() if not metric.apart}
+BETTER = {
+    name: side
+    for metric in METRICS.values()
+    for name, side in metric.better.items()
+    if not metric.needs & {HELD_OUT, MODEL}
+}
 
 
 def check_scoring(run: Path, scoring: Scoring, data: Dataset) -> None:
@@ -72,7 +81,10 @@ def check_scoring(run: Path, scoring: Scoring, data: Dataset) -> None:
     known = read_best(folder)
     theirs = None if known is None else {name: known.get(name) for name in ("metric", "n", "extractor")}
     mine = {name: value for name, value in scoring._asdict().items() if name != "every"}
-    check(theirs in (None, mine), f"{folder} was chosen by {theirs}, not by {mine}: score alike, or remove it")
+    check(
+        theirs in (None, mine),
+        f"{folder} was chosen by {theirs}, not by {mine}: give the same score, or remove that folder",
+    )
 
 
 def open_best(run: Path, scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any, write: bool) -> Best:
@@ -80,20 +92,36 @@ def open_best(run: Path, scoring: Scoring, model: Model, data: Dataset, seed: in
     rows: the sharding that samples are drawn with."""
     folder = run / "best"
     measure = _measure(scoring, model, data, seed, rows)
-    if write:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / "settings.json", folder / "settings.json")
+    known = read_best(folder)
+    if write and known is not None:
+        _write(folder, known)
     store = checkpoint.open_store(folder / "checkpoints", 2)
     return Best(scoring, measure, BETTER[scoring.metric], folder, store, write)
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """What was noted of the best state: metric, value, step; None where there is none yet."""
-    try:
-        note = json.loads((folder / "best.json").read_text())
-        return note if math.isfinite(note["value"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """What is known of the best state: metric, value, step, n, extractor; None where there is none yet.
+
+    It lies in the state's own checkpoint, under its checksum; best.json is a copy to read, which
+    may be damaged. InputError for a state of which nothing is known.
+    """
+    saved = checkpoint.notes(folder / "checkpoints")
+    for step in reversed(saved):
+        if saved[step]:
+            return saved[step]
+    if not checkpoint.steps(folder / "checkpoints"):
         return None
+    try:  # of a state that was saved without a note
+        note = json.loads((folder / NOTE).read_text())
+        if math.isfinite(note["value"]) and note["step"] in saved:
+            return note
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{folder} holds a state whose score is damaged: remove that folder, or put {NOTE} back")
+
+
+def _write(folder: Path, note: dict[str, Any]) -> None:
+    atomically(folder / NOTE, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
 
 
 def _measure(scoring: Scoring, model: Model, data: Dataset, seed: int, rows: Any) -> Callable[[TrainState], float]:

@@ -12,34 +12,47 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.data.pipeline import normalize
-from jaxgen.types import Array, Average, Batch, Model, Player, TrainState, Tree, check
+from jaxgen.types import Array, Average, Batch, Game, Player, TrainState, Tree, Turn, check
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 Optimizers = Mapping[Player, optax.GradientTransformation]
 
 
-def init_state(model: Model, optimizers: Optimizers, key: Array, batch: Batch, *, ema: bool = False) -> TrainState:
-    """A fresh state. batch: examples [B, ...] as a data set gives them, of which only the shapes matter."""
-    _check_optimizers(model, optimizers)
+# Collections of `extra` that an average takes as they are: a direction (the vectors of a power iteration) or a count is
+# not what the mean of its past values is. Everything else that is floating, such as batch statistics, is averaged, so
+# that it belongs to the averaged parameters.
+COPIED = frozenset({"power_iteration", "state", "moments"})
+
+
+def init_state(game: Game, optimizers: Optimizers, key: Array, batch: Batch, *, ema: bool = False) -> TrainState:
+    """A fresh state. batch: a first minibatch [B, ...] as a data set gives it, which may set what depends on data."""
+    _check_optimizers(game, optimizers)
     for_params, for_steps = jax.random.split(key)
-    params, extra = model.init(for_params, normalize(batch))
-    opt = {player: optimizers[player].init(params[player]) for player in model.losses}
-    copied = Average(*jax.tree.map(jnp.copy, (params, extra))) if ema else None  # a donated buffer may not appear twice
-    return TrainState(jnp.zeros((), jnp.int32), for_steps, params, opt, extra, copied)
-
-
-def _check_optimizers(model: Model, optimizers: Optimizers) -> None:
-    check(
-        set(model.losses) == set(optimizers),
-        f"players {sorted(model.losses)} need one optimizer each, there are {sorted(optimizers)}",
+    params, extra = game.init(for_params, normalize(batch))
+    opt = {player: optimizers[player].init(params[player]) for player in game.losses}
+    return TrainState(
+        jnp.zeros((), jnp.int32), for_steps, params, opt, extra, first_average(game, params, extra) if ema else None
     )
 
 
-def play_order(model: Model, order: Sequence[Player] | None) -> tuple[Player, ...]:
-    """The players of one step, in turn; without an order, each of the model's once."""
-    order = tuple(model.losses) if order is None else tuple(order)
-    unknown = sorted(set(order) ^ set(model.losses))
-    check(not unknown, f"the order {order} has to name the players {tuple(model.losses)}, each at least once")
+def first_average(game: Game, params: Tree, extra: Tree) -> Average:
+    """The averages before the first step: copies, for a donated buffer may not appear twice."""
+    own = {player: params[player] for player in game.losses}
+    return Average(*jax.tree.map(jnp.copy, (own, extra)))
+
+
+def _check_optimizers(game: Game, optimizers: Optimizers) -> None:
+    check(
+        set(game.losses) == set(optimizers),
+        f"players {sorted(game.losses)} need one optimizer each, there are {sorted(optimizers)}",
+    )
+
+
+def play_order(game: Game, order: Sequence[Player] | None) -> tuple[Player, ...]:
+    """The players of one step, in turn; without an order, each of the game's once."""
+    order = tuple(game.losses) if order is None else tuple(order)
+    unknown = sorted(set(order) ^ set(game.losses))
+    check(not unknown, f"the order {order} has to name the players {tuple(game.losses)}, each at least once")
     return order
 
 
@@ -49,7 +62,7 @@ def minibatches(order: Sequence[Player]) -> int:
 
 
 def make_step(
-    model: Model,
+    game: Game,
     optimizers: Optimizers,
     *,
     order: Sequence[Player] | None = None,
@@ -57,7 +70,7 @@ def make_step(
     prepare: Callable[[Batch], Batch] = normalize,
     axis_name: str | None = None,
 ) -> Step:
-    """`step(state, batch) -> (state, metrics)`, a pure function without collectives: see `parallel` for layouts.
+    """`step(state, batch) -> (state, metrics)`, a pure function of a minibatch: see `parallel` for layouts.
 
     batch: arrays [M, A, B, ...], M = `minibatches(order)` and A slices whose gradients are accumulated: the step is
     that of a batch A B large (batch statistics aside). A player's i-th turn in a step sees the i-th minibatch, so each
@@ -66,8 +79,8 @@ def make_step(
     prepare: from data to what losses see; axis_name: of the mapped batch axis where a layout maps one (pmap).
     metrics: "player/loss", "player/grad_norm" and the loss's own, means over the turn's examples and over turns.
     """
-    _check_optimizers(model, optimizers)
-    order = play_order(model, order)
+    _check_optimizers(game, optimizers)
+    order = play_order(game, order)
     turns = [(i, player, order[:i].count(player)) for i, player in enumerate(order)]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -76,10 +89,10 @@ def make_step(
         metrics: dict[str, list] = {}
         for i, player, minibatch in turns:
             slices = jax.tree.map(lambda a, m=minibatch: a[m], batch)
-            gradient = partial(_gradient, model, player, prepare, axis_name, jax.random.fold_in(key, i))
-            grads, extra, told = gradient(state.params, state.extra, slices)
+            gradient = partial(_gradient, game, player, prepare, axis_name, jax.random.fold_in(key, i))
+            grads, extra, measured = gradient(state.step, state.params, state.extra, slices)
             state = _update(state, optimizers[player], player, grads, extra)
-            for name, value in told.items():
+            for name, value in measured.items():
                 metrics.setdefault(f"{player}/{name}", []).append(value)
         if ema:
             state = state._replace(ema=average(state, ema))
@@ -89,21 +102,24 @@ def make_step(
     return step
 
 
-def _gradient(model, player, prepare, axis_name, key, params, extra, slices: Batch) -> tuple[Tree, Tree, dict]:
+def _gradient(game, player, prepare, axis_name, key, step, params, extra, slices: Batch) -> tuple[Tree, Tree, dict]:
     """(gradient in the player's own parameters, extra, metrics), accumulated over the slices [A, B, ...]."""
     count, size = slices.x.shape[:2]
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
+    devices, device = (1, 0) if axis_name is None else (jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name))
+    own_rows = device * size + jnp.arange(size, dtype=jnp.int32)
 
-    def loss(own: Tree, extra: Tree, index: Array, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        # noise belongs to the example: its key comes from its place in the whole batch, wherever it lies
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-        losses, (metrics, extra) = model.losses[player]({**params, player: own}, extra, keys, prepare(batch))
+    def gather(tree: Tree) -> Tree:
+        return tree if axis_name is None else jax.lax.all_gather(tree, axis_name, tiled=True)
+
+    def loss(own: Tree, extra: Tree, a: Array, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        # noise belongs to the example: its key comes from its place in the minibatch, wherever it lies
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, a * size * devices + own_rows)
+        turn = Turn(keys, step, gather, own_rows)
+        losses, (metrics, extra) = game.losses[player]({**params, player: own}, extra, turn, prepare(batch))
         return jnp.mean(losses), ({"loss": losses, **metrics}, extra)
 
     def one(extra: Tree, a: Array, batch: Batch) -> tuple[Tree, Tree, dict]:
-        index = a * size * devices + first + jnp.arange(size)
-        grads, (metrics, extra) = jax.grad(loss, has_aux=True)(params[player], extra, index, batch)
+        grads, (metrics, extra) = jax.grad(loss, has_aux=True)(params[player], extra, a, batch)
         return grads, extra, jax.tree.map(_mean, metrics)
 
     grads, extra, metrics = one(extra, jnp.zeros((), jnp.int32), jax.tree.map(lambda s: s[0], slices))
@@ -111,10 +127,10 @@ def _gradient(model, player, prepare, axis_name, key, params, extra, slices: Bat
 
         def body(carry: tuple, slice_: tuple) -> tuple[tuple, None]:
             grads, extra, metrics = carry
-            more, extra, told = one(extra, *slice_)
-            return (jax.tree.map(jnp.add, grads, more), extra, jax.tree.map(jnp.add, metrics, told)), None
+            more, extra, measured = one(extra, *slice_)
+            return (jax.tree.map(jnp.add, grads, more), extra, jax.tree.map(jnp.add, metrics, measured)), None
 
-        rest = jnp.arange(1, count), jax.tree.map(lambda s: s[1:], slices)
+        rest = jnp.arange(1, count, dtype=jnp.int32), jax.tree.map(lambda s: s[1:], slices)
         (grads, extra, metrics), _ = jax.lax.scan(body, (grads, extra, metrics), rest)
         grads, metrics = jax.tree.map(lambda a: a / count, (grads, metrics))
     if axis_name is not None:
@@ -133,16 +149,25 @@ def _update(
 
 def average(state: TrainState, decay: float) -> Average:
     """ema <- d ema + (1 - d) now, d = min(decay, (1 + n) / (10 + n)) after n steps: the warm-up forgets the
-    initialisation soon. Whole numbers are copied."""
+    initialisation soon. Of the players' parameters and of `extra`, where integers and `COPIED` are taken as they are."""
     n = state.step.astype(jnp.float32) + 1.0
     d = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
-    now = Average(state.params, state.extra)
-    return jax.tree.map(lambda old, new: d * old + (1.0 - d) * new if _floating(new) else new, state.ema, now)
+
+    def mean(path: tuple, old: Array, new: Array) -> Array:
+        copied = any(getattr(part, "key", None) in COPIED for part in path)
+        return d * old + (1.0 - d) * new if _floating(new) and not copied else new
+
+    assert state.ema is not None
+    now = Average({player: state.params[player] for player in state.ema.params}, state.extra)
+    return Average(
+        jax.tree.map_with_path(mean, state.ema.params, now.params),
+        jax.tree.map_with_path(mean, state.ema.extra, now.extra),
+    )
 
 
 class Report(NamedTuple):
-    """What a call of several steps tells: the metrics' means over its steps, and for every player the first step
-    whose loss or gradient was not finite, or -1."""
+    """Of a call of several steps: the metrics' means over its steps, and for every player the first step whose loss or
+    gradient was not finite, or -1."""
 
     metrics: dict[str, Array]
     broken: dict[Player, Array]

@@ -1,16 +1,19 @@
-"""The vocabulary of the package: what a model, a training state and a sampler are.
+"""The vocabulary of the package: what a game, a model, a training state and a sampler are.
 
-A generative model is a game plus a map from noise. An autoencoder, a VAE and a diffusion model are
-one-player games, a GAN has two players. A VAE and a GAN turn noise into an image in one step, a diffusion
-model iterates. Everything here is a pure function of arrays or a tree of arrays; nothing learns in place.
+A generative model is a game plus a map from noise. An autoencoder, a VAE and a diffusion model are one-player games, a
+GAN has two players, a VAE/GAN three. A VAE and a GAN turn noise into an image in one step, a diffusion model iterates,
+a latent diffusion model iterates and then decodes. Everything here is a pure function of arrays or of trees of arrays;
+nothing learns in place.
 
 Conventions used throughout
   images       x: [B, H, W, C], float in [-1, 1] inside a step, uint8 in [0, 255] in a data set
   points       x: [B, D], float, in the data set's own units
-  keys         [B] typed PRNG keys, one an example: noise belongs to the example, not to the device, so
-               that eight devices draw what one device draws
+  keys         [B] typed PRNG keys, one an example: noise belongs to the example, not to the device, so that eight
+               devices draw what one device draws
   time         t in [0, 1]; 0 is data, 1 is noise
   losses       [B], one number an example; the caller reduces
+  params       {group: tree}; the groups that have a loss are the players, the others are frozen
+  extra        what training carries besides parameters: {name: {collection: tree}}, such as batch statistics
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from jaxgen.errors import InputError as InputError
@@ -31,72 +33,188 @@ Keys = jax.Array  # typed PRNG keys [B]
 Tree = Any  # a pytree of arrays
 Player = str
 
-Predict = Callable[[Array, Array], Array]
-"""`predict(x_t, t) -> x_0`. For a one-step model `x_t` is the latent and `t` is ignored."""
-
-Sampler = Callable[[Keys, Predict, Array], Array]
-"""`sampler(keys, predict, noise) -> x_0`, a pytree: its functions are static, its numbers are traced."""
-
 
 class Batch(NamedTuple):
-    """Examples `x: [B, ...]` and what they are conditioned on (labels `[B]`, attributes, images), or None."""
+    """Examples `x: [B, ...]` and their condition in the data (labels `[B]`, attributes `[B, K]`, any tree), or None."""
 
     x: Array
     condition: Tree = None
 
 
-class Conditioner(NamedTuple):
-    """What a model is conditioned on.
+class Turn(NamedTuple):
+    """A player's turn: what a loss knows of the step that it is part of.
 
-    kind    "label", "attributes" or "image"
-    given   (n, the user's value, for one or for n) -> condition [n, ...], or raises InputError
-    of      (batch) -> condition [B, ...], what the data say
-    empty   (condition) -> like it, the one that means "no condition"
+    keys    [B], one an example
+    step    int32 [], of the run: for warm-ups, lazy penalties, fade-ins
+    gather  tree [b, ...] -> [B, ...]: the same of all the minibatch, for losses that couple examples; the identity
+            unless a layout maps the batch by hand
+    own     int32 [b]: the rows of `gather`'s result that are these examples
     """
 
+    keys: Keys
+    step: Array
+    gather: Callable[[Tree], Tree]
+    own: Array
+
+    def split(self, n: int = 2) -> list[Turn]:
+        """n turns with keys of their own, for a loss that draws more than once."""
+        keys = jax.vmap(lambda key: jax.random.split(key, n))(self.keys)
+        return [self._replace(keys=keys[:, i]) for i in range(n)]
+
+
+def turn(keys: Keys, step: int | Array = 0) -> Turn:
+    """The turn of a minibatch that lies in one piece."""
+    return Turn(keys, jnp.asarray(step, jnp.int32), lambda tree: tree, jnp.arange(keys.shape[0], dtype=jnp.int32))
+
+
+Loss = Callable[[Tree, Tree, Turn, Batch], tuple[Array, tuple[dict, Tree]]]
+"""`loss(params, extra, turn, batch) -> (loss [B], (metrics, extra))`."""
+
+
+class Game(NamedTuple):
+    """All that training needs to know.
+
+    init    (key, batch: a real first minibatch) -> (params: {group: tree}, extra)
+    losses  {player: Loss}: each player follows the gradient of its own loss in its own group of parameters
+    check   (batch, as a data set gives it) -> None, or InputError for data that the game does not take
+    """
+
+    init: Callable[[Array, Batch], tuple[dict[str, Tree], Tree]]
+    losses: Mapping[Player, Loss]
+    check: Callable[[Batch], None] = lambda batch: None
+
+
+class Prediction(NamedTuple):
+    """x0: the clean sample that x_t is expected to come from; log_var: of the step back in time, by those who learn it
+    (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+
+    x0: Array
+    log_var: Array | None = None
+
+
+Predict = Callable[[Array, Array], Prediction]
+"""`predict(x_t, t) -> Prediction`. For a one-step model `x_t` is the latent and `t` is ignored."""
+
+Sampler = Callable[[Keys, Predict, Array], Array]
+"""`sampler(keys, predict, noise) -> x_0`, a pytree: its functions are static, its numbers are traced."""
+
+Guidance = Callable[[Callable[[Tree], Predict], Tree, Tree], Predict]
+"""`guidance(predict_of, condition, given) -> Predict`, a pytree. `predict_of(condition) -> Predict`, and
+`predict_of(None)` is the model's prediction without its condition; `given` is what it needs for each image."""
+
+
+class Conditioner(NamedTuple):
+    """What a model is conditioned on: any tree of arrays [n, ...], and what can be done with it.
+
+    given    (n, the user's value, for one or for n) -> condition [n, ...], or InputError; given(n, given(n, v)) is
+             given(n, v)
+    of       (batch, in [-1, 1]) -> condition [B, ...], that of the data
+    check    (batch, as a data set gives it) -> None, or InputError
+    blank    (n) -> some condition of the right shapes, without meaning
+    empty    (n) -> the condition that means "no condition", in training and in sampling; None: there is none,
+             this model always needs one
+    read     (text, n, names of the data set's classes) -> the user's value, or InputError: from the command line
+    show     (condition) -> images [n, H, W, C] in [-1, 1] to draw beside samples, or None
+    values   how many different values there are, 0, 1, ..., which samples take in turn by default; 0: too many to list,
+             samples take those of examples
+    derived  it is a function of the image itself, with no information of its own
+    """
+
+    given: Callable[[int, Any], Tree]
+    of: Callable[[Batch], Tree]
+    check: Callable[[Batch], None]
+    blank: Callable[[int], Tree]
+    empty: Callable[[int], Tree] | None
+    read: Callable[[str, int, Sequence[str]], Any]
+    show: Callable[[Tree], Array | None] = lambda condition: None
+    values: int = 0
+    derived: bool = False
+
+
+class Process(NamedTuple):
+    """x_t = alpha(t) x_0 + sigma(t) eps, eps ~ N(0, I), for t in [0, 1]: a pytree of numbers with static functions.
+
+    alpha, sigma  the scales of signal and noise at time t
+    time          the inverse of the log-SNR, log(alpha^2 / sigma^2) -> t
+    scale         standard deviation of the noise that sampling starts with, x_1 ~ N(0, scale^2 I)
+    clip          estimates of x_0 are clipped to [-clip, clip]: 1 for pixels, infinite for points and codes
+    """
+
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    time: Callable[[Array], Array]
+    scale: Array | float = 1.0
+    clip: Array | float = 1.0
+
+
+class Density(NamedTuple):
+    """A model's log p(x), in nats.
+
+    log_p    (params, extra, keys [B], batch, k) -> [B, k], k draws an example
+    kind     "exact": each is log p(x), up to the error of an unbiased estimate; "bound": the mean of each is at most
+             log p(x); "weights": the mean of their exponentials is p(x), so that the mean is the ELBO and the log of
+             the mean of exponentials the importance-weighted bound
+    measure  what p is, in words: "a probability of binary pixels", "a density of pixels from -1 to 1"
+    check    (batch, as a data set gives it) -> None, or InputError for data that p is not meant for
+    """
+
+    log_p: Callable[[Tree, Tree, Keys, Batch, int], Array]
     kind: str
-    given: Callable[[int, Any], Array]
-    of: Callable[[Batch], Array]
-    empty: Callable[[Array], Array]
+    measure: str
+    check: Callable[[Batch], None] = lambda batch: None
+
+
+def as_is(params: Tree, extra: Tree, keys: Keys, x0: Array, condition: Tree) -> Array:
+    """The `decode` of a model whose sampler gives the sample itself."""
+    return x0
 
 
 class Model(NamedTuple):
     """A generative model as pure functions: what every factory in `jaxgen.families` returns.
 
-    init       (key, batch) -> (params: {player: tree}, extra), extra: batch statistics and other carried state
-    losses     {player: (params, extra, keys[B], batch) -> (loss[B], (metrics, extra))}
-    prior      (params, extra, keys[B]) -> noise [B, ...]
+    game       how it is trained
+    prior      (params, extra, keys [B], condition) -> noise [B, ...]
     predict    (params, extra, condition) -> Predict
-    sampler    the model's default Sampler
-    condition  what it is conditioned on, a `Conditioner`; None: unconditional
-    encode     (params, extra, x, condition) -> latent in the space of `prior`, or None
-    log_weights  (params, extra, keys[B], batch, k) -> nats [B, k], log p(x, z) - log q(z | x) of k draws z ~ q an
-               example: E exp = p(x), so that their mean is the ELBO and the log of the mean of their exponentials the
-               importance-weighted bound; None: no such bound
-    schedule   alpha(t), sigma(t) of a model that iterates, read by solvers chosen by name; None: one step
-    check      (batch, as a data set gives it) -> None, or raises InputError for data that the model does not take
-    check_weights  the same for data whose likelihood `log_weights` cannot say
-    measure    what the mean of exp(log_weights) is, in words: "a probability of binary pixels", "a density of ..."
-    classify   (params, extra, x) -> log q(y | x) [B, classes] of a model that names what it sees, or None
+    sampler    the model's default Sampler: from noise to x_0
+    decode     (params, extra, keys [B], x_0, condition) -> x: `as_is` unless x_0 is a code
+    encode     (params, extra, x, condition) -> x_0, the code of x, where `decode` begins; None: there is no encoder
+    condition  what it is conditioned on; None: unconditional
+    density    log p(x), or an estimate of it; None: there is none
+    process    of a model that iterates, read by solvers chosen by name; None: one step
     """
 
-    init: Callable[[Array, Batch], tuple[dict[Player, Tree], Tree]]
-    losses: Mapping[Player, Callable[[Tree, Tree, Keys, Batch], tuple[Array, tuple[dict, Tree]]]]
-    prior: Callable[[Tree, Tree, Keys], Array]
+    game: Game
+    prior: Callable[[Tree, Tree, Keys, Tree], Array]
     predict: Callable[[Tree, Tree, Tree], Predict]
     sampler: Sampler
-    condition: Conditioner | None = None
+    decode: Callable[[Tree, Tree, Keys, Array, Tree], Array] = as_is
     encode: Callable[[Tree, Tree, Array, Tree], Array] | None = None
-    log_weights: Callable[[Tree, Tree, Keys, Batch, int], Array] | None = None
-    schedule: Any = None
-    check: Callable[[Batch], None] = lambda batch: None
-    check_weights: Callable[[Batch], None] = lambda batch: None
-    measure: str = ""
-    classify: Callable[[Tree, Tree, Array], Array] | None = None
+    condition: Conditioner | None = None
+    density: Density | None = None
+    process: Process | None = None
+
+
+class Seen(NamedTuple):
+    """A critic's output for images, and what those images were made with.
+
+    score      [B]; a plain critic gives it alone
+    features   [B, ...] of a hidden layer: feature matching, VAE/GAN, minibatch tricks
+    logits     [B, K] of classes: ACGAN, C + 1 classes
+    codes      [B, D] estimates of the generator's codes (InfoGAN), or a reconstruction (EBGAN, BEGAN)
+    condition  of the images: the data's of real ones, that of the generator's input of fake ones; filled in by the game
+    noise      that the images were generated from, None for real ones; filled in by the game
+    """
+
+    score: Array
+    features: Array | None = None
+    logits: Array | None = None
+    codes: Array | None = None
+    condition: Tree = None
+    noise: Array | None = None
 
 
 class Average(NamedTuple):
-    """An exponential moving average of everything that a model predicts with."""
+    """Exponential moving averages of the players' parameters and of the `extra` that belongs to them."""
 
     params: dict[Player, Tree]
     extra: Tree
@@ -107,7 +225,7 @@ class TrainState(NamedTuple):
 
     step: Array
     key: Array
-    params: dict[Player, Tree]
+    params: dict[str, Tree]
     opt: dict[Player, Tree]
     extra: Tree
     ema: Average | None
@@ -128,72 +246,15 @@ def normal(keys: Keys, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
 
 
 def _one_shot(keys: Keys, predict: Predict, noise: Array) -> Array:
-    return predict(noise, jnp.ones(()))
+    return predict(noise, jnp.ones(())).x0
 
 
 one_shot: Sampler = Partial(_one_shot)
 """The sampler of a model that turns noise into an image in one step."""
 
 
-def labels(classes: int) -> Conditioner:
-    """One of `classes` labels: int32 [n]. The label `classes` means "no condition"."""
-    check(classes >= 1, f"a conditional model needs at least one class, it has {classes}")
-
-    def given(n: int, value: Any) -> Array:
-        value = np.asarray(value)
-        check(np.issubdtype(value.dtype, np.integer), f"a label must be a whole number, 0 to {classes - 1}")
-        check(value.shape in ((), (n,)), f"give one label, or {n} (one an image), not an array of shape {value.shape}")
-        wrong = value[(value < 0) | (value >= classes)]
-        check(wrong.size == 0, f"label {wrong.ravel()[0] if wrong.size else None} is outside 0 to {classes - 1}")
-        return jnp.broadcast_to(jnp.asarray(value, jnp.int32), (n,))
-
-    return Conditioner("label", given, _from_data, lambda condition: jnp.full_like(condition, classes))
-
-
-def attributes(count: int) -> Conditioner:
-    """A vector of `count` attributes, 0 and 1 or any numbers: float32 [n, count]. Zeros mean "no condition"."""
-    check(count >= 1, f"a model conditioned on attributes needs at least one, it has {count}")
-
-    def given(n: int, value: Any) -> Array:
-        value = np.asarray(value)
-        check(np.issubdtype(value.dtype, np.number), f"attributes are {count} numbers, not {value.dtype}")
-        check(
-            value.shape in ((count,), (n, count)),
-            f"give {count} attributes, or {n} rows of {count} (one an image), not an array of shape {value.shape}",
-        )
-        check(bool(np.all(np.isfinite(value))), "attributes must be finite numbers")
-        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (n, count))
-
-    return Conditioner("attributes", given, lambda batch: _from_data(batch).astype(jnp.float32), jnp.zeros_like)
-
-
-def image(derive: Callable[[Array], Array], shape: Sequence[int]) -> Conditioner:
-    """An image of `shape` in [-1, 1], `derive(x)` of each training image: float32 [n, *shape], such as its grey
-    version (colourisation) or its upper half (in-painting). A mid-grey one means "no condition"."""
-
-    def given(n: int, value: Any) -> Array:
-        value = np.asarray(value)
-        check(
-            value.shape in (tuple(shape), (n, *shape)),
-            f"give an image of shape {tuple(shape)} to condition on, or {n} of them, not an array of {value.shape}",
-        )
-        check(bool(np.all(np.abs(value) <= 1.0)), "an image to condition on has values from -1 to 1")
-        return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (n, *shape))
-
-    return Conditioner("image", given, lambda batch: derive(batch.x), jnp.zeros_like)
-
-
-def condition_of(conditioner: Conditioner | None, batch: Batch) -> Array | None:
-    """What a batch of data says about the condition, or None for an unconditional model."""
-    return None if conditioner is None else conditioner.of(batch)
-
-
-def check_condition(conditioner: Conditioner | None, batch: Batch) -> None:
-    """InputError where the data's own conditions are none that the model takes; those derived from the image are."""
-    if conditioner is not None and conditioner.kind != "image":
-        conditioner.given(len(batch.x), _from_data(batch))
-
-
-def _from_data(batch: Batch) -> Array:
-    check(batch.condition is not None, "this model is conditional: its data needs labels or attributes, it has none")
-    return batch.condition
+def weights(state: TrainState, ema: bool = True) -> tuple[Tree, Tree]:
+    """(params, extra) to predict with: averages, where there are any and `ema`; frozen groups have none."""
+    if not ema or state.ema is None:
+        return state.params, state.extra
+    return {**state.params, **state.ema.params}, state.ema.extra

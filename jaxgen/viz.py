@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxgen.data.pipeline import to_uint8
-from jaxgen.types import Array, InputError, check
+from jaxgen.files import atomically
+from jaxgen.types import Array, check
 
 # ten colours that stay apart for every kind of colour vision (Petroff 2021, arXiv:2107.02270); more classes take
 # them again with another marker
@@ -22,7 +22,7 @@ MARKERS = "o^sDvP*X<>"
 def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1) -> np.ndarray:
     """Images [n, H, W, C] in [-1, 1] (or uint8) -> one uint8 picture [H', W', 3], row by row.
 
-    columns: about a square of images unless told otherwise; border: grey pixels between images.
+    columns: about a square of images by default; border: grey pixels between images.
     """
     images = np.asarray(images)
     check(images.ndim == 4 and images.shape[-1] in (1, 3), f"a grid takes images [n, H, W, 1 or 3], not {images.shape}")
@@ -141,22 +141,6 @@ def _classes(axes: Any, x: np.ndarray, labels: np.ndarray, names: Sequence[str],
     axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(keys) // 25)
 
 
-def atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside the target, then replace it: what was there stays until what comes is whole."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp.touch()
-    except OSError as error:
-        raise InputError(f"cannot write into {path.parent} ({error.strerror}): give another folder") from None
-    try:
-        write(tmp)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-    return path
-
-
 def save_table(path: str | Path, rows: Sequence[Sequence[str]]) -> Path:
     """Rows of words as a .csv file."""
 
@@ -196,7 +180,7 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
     from matplotlib.lines import Line2D
 
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
-    looks = {name: (f"#{COLOURS[i % len(COLOURS)]}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    styles = {name: (f"#{COLOURS[i % len(COLOURS)]}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), dpi=110, layout="constrained")
@@ -204,7 +188,7 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
     for ax, panel in zip(axes, panels, strict=False):
         for curve in panel.curves:
             x, y, error = np.array(sorted(curve.points), np.float64).T
-            colour, marker = looks[curve.name]
+            colour, marker = styles[curve.name]
             style = {"lw": 1, "alpha": 0.6} if curve.thin else {"marker": marker, "ms": 5, "lw": 1.2, "capsize": 2}
             ax.errorbar(x, y, None if curve.thin else np.nan_to_num(error), color=colour, **style)
         if panel.floor is not None:
@@ -214,7 +198,7 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
             getattr(ax, f"set_{axis}scale")("log")
     for ax in axes[len(panels) :]:
         ax.remove()
-    keys = [Line2D([], [], color=looks[name][0], marker=looks[name][1], label=name) for name in names]
+    keys = [Line2D([], [], color=styles[name][0], marker=styles[name][1], label=name) for name in names]
     levels = dict.fromkeys(panel.floor[0] for panel in panels if panel.floor is not None)
     keys += [Line2D([], [], color="0.4", ls="--", label=name) for name in levels]
     figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 2 * columns))

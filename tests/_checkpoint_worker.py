@@ -49,11 +49,14 @@ def same(a, b) -> bool:
 
 def layouts(mesh: jax.sharding.Mesh) -> dict[str, dict]:
     """A replicated layout, and one that cuts every array that can be cut over the first axis, or over both."""
-    whole = {name: NamedSharding(mesh, P()) for name in tree(0)}
+    replicated = {name: NamedSharding(mesh, P()) for name in tree(0)}
     first, second = mesh.axis_names
     cut = {"kernel": P(first, second), "half": P((first, second)), "cube": P(None, second, first), "keys": P(first)}
     cut |= {"complex": P(second)}
-    return {"whole": whole, "cut": whole | {name: NamedSharding(mesh, spec) for name, spec in cut.items()}}
+    return {
+        "replicated": replicated,
+        "cut": replicated | {name: NamedSharding(mesh, spec) for name, spec in cut.items()},
+    }
 
 
 def devices(saved_on_one: str, folder: str) -> None:
@@ -78,7 +81,7 @@ def devices(saved_on_one: str, folder: str) -> None:
 
 
 def loop(folder: str) -> None:
-    """Save step after step until killed; say which steps are surely on the disk."""
+    """Save step after step until killed; print which steps are surely on the disk."""
     store = checkpoint.open_store(folder, keep=2)
     step = checkpoint.latest(folder) or 0
     while True:

@@ -1,102 +1,171 @@
-"""Trains every family a few steps in every layout on the devices it is given, and prints what came of it as JSON."""
+"""`python _layouts_worker.py CASE` trains a tiny model a few steps in every layout on the devices it is given, and
+prints what came of it as JSON. To add one, add a line to `CASES`.
+"""
 
 import json
+import sys
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen import families, parallel, sampling, schedules, training
+from jaxgen import families, parallel, sampling, training
+from jaxgen.conditions import labels
 from jaxgen.data import in_memory
+from jaxgen.losses import evidence
 from jaxgen.metrics.evaluation import samples
 from jaxgen.metrics.features import extract, pixels
 from jaxgen.nets import network
 from jaxgen.nets.codes import PixelCNN
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
 from jaxgen.nets.mlp import MLP, MLPDenoiser
-from jaxgen.types import Batch, labels
+from jaxgen.processes import cosine
+from jaxgen.types import Batch, Model
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 16, 5
 
 
-def models():
+class Case(NamedTuple):
+    """model      and the turns of its players, `order`
+    kind       of data: "images" or "points", labelled
+    condition  of the samples
+    coupled    its loss couples the examples of a minibatch: that is what is tried, and neither fsdp nor sampling
+    rate       SGD's learning rate, as large as the losses allow
+    """
+
+    model: Model
+    order: tuple[str, ...] | None = None
+    kind: str = "images"
+    condition: int | None = None
+    coupled: bool = False
+    rate: float = 0.05
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        return ("data", "pmap") if self.coupled else ("data", "fsdp", "pmap")
+
+
+def mlp_vae(objective):
+    return families.vae(network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), 4, objective=objective)
+
+
+def conv_vae():
     encoder, decoder = ConvEncoder(8, width=4, hidden=64), ConvDecoder(SHAPE, width=4, hidden=64)
-    yield "vae", families.vae(network(encoder), network(decoder), 4), None
+    return families.vae(network(encoder), network(decoder), 4)
+
+
+def wae_mmd():
+    return families.wae_mmd(network(MLP((4,), (32,))), network(MLP(SHAPE, (32,))), 4)
+
+
+def factor_vae():
+    encoder, decoder, critic = network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), network(MLP((), (32,)))
+    return families.factor_vae(encoder, decoder, critic, 4, gamma=2.0)
+
+
+def gan():
     generator, critic = DCGANGenerator(SHAPE, width=4), DCGANCritic(width=8)
-    yield "gan", families.gan(network(generator), network(critic), 8), ("critic", "critic", "generator")
-    codes = families.vq(4, 3)
+    return families.gan(network(generator), network(critic), 8)
+
+
+def vq():
     encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
-    yield "vq", families.vq_vae(encoder, decoder, codes, network(PixelCNN(4, 4, layers=1)), (2, 2)), None
-    schedule = schedules.cosine()
-    sampler = sampling.iterate(sampling.ddpm(schedule), sampling.uniform(5))
+    return families.vq_vae(encoder, decoder, families.vq(4, 3), network(PixelCNN(4, 4, layers=1)), (2, 2))
+
+
+def diffusion():
+    process = cosine()
+    sampler = sampling.iterate(sampling.ddpm(process), sampling.uniform(5))
     denoiser = network(MLPDenoiser(64, 1, classes=3))
-    yield (
-        "diffusion",
-        families.diffusion(denoiser, schedule, (2,), sampler=sampler, condition=labels(3), prediction="v"),
-        None,
-    )
+    return families.diffusion(denoiser, process, (2,), sampler=sampler, condition=labels(3), prediction="v")
 
 
-def data(name, turns):
+def coupled(model: Model) -> Case:
+    return Case(model, coupled=True, rate=1e-3)  # of losses summed over pixels
+
+
+# {name: a function that makes the Case}
+CASES = {
+    "vae": lambda: Case(conv_vae()),
+    "gan": lambda: Case(gan(), ("critic", "critic", "generator")),
+    "vq": lambda: Case(vq()),
+    "diffusion": lambda: Case(diffusion(), kind="points", condition=1),
+    "free_bits": lambda: coupled(mlp_vae(evidence.elbo(free_bits=0.05))),
+    "info": lambda: coupled(mlp_vae(evidence.info(scale=5.0))),
+    "tc": lambda: coupled(mlp_vae(evidence.tc(100, beta=3.0))),
+    "factor_vae": lambda: coupled(factor_vae()),
+    "wae_mmd": lambda: coupled(wae_mmd()),
+}
+
+
+def data(case: Case) -> Batch:
+    """Minibatches [STEPS, M, slices, B, ...] for the players' turns."""
     rng = np.random.default_rng(0)
+    turns = training.minibatches(training.play_order(case.model.game, case.order))
     shape = (STEPS, turns, 2, BATCH // 2)
-    if name == "diffusion":
+    if case.kind == "points":
         return Batch(rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 3, shape, dtype=np.int32))
     return Batch(rng.integers(0, 256, (*shape, *SHAPE), dtype=np.uint8))
 
 
-def train(model, order, batch, place):
-    optimizers = {player: optax.sgd(0.05, momentum=0.9) for player in model.losses}
-    first = jax.tree.map(lambda a: jnp.zeros(a.shape[3:], a.dtype), batch)
-    init = partial(training.init_state, model, optimizers, jax.random.key(0), first, ema=True)
-    shapes = parallel.template(place, init)
-    state = parallel.create(shapes, init)
-    run = parallel.compile_step(place, partial(training.make_step, model, optimizers, order=order, ema=0.9), shapes)
+def train(case: Case, batch: Batch, place: parallel.Layout) -> tuple:
+    game = case.model.game
+    optimizers = {player: optax.sgd(case.rate, momentum=0.9) for player in game.losses}
+    first = jax.tree.map(lambda a: a[0, 0, 0], batch)
+    init = partial(training.init_state, game, optimizers, jax.random.key(0), ema=True)
+    shapes = parallel.template(place, init, first)
+    state = parallel.create(shapes, init, first)
+    make = partial(training.make_step, game, optimizers, order=case.order, ema=0.9)
+    run = parallel.compile_step(place, make, shapes)
     return run(state, parallel.place_batch(place, batch), np.int32(STEPS))
 
 
-def numbers(tree):
+def numbers(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(jax.device_get(a)).astype(np.float64) for a in jax.tree.leaves(tree)])
 
 
-def seen(model, state):
-    """The largest difference of features of samples that eight devices draw and look at, and one."""
+def features(model: Model, state: Any) -> dict[str, float]:
+    """The largest difference between the features of samples that all devices draw and those of one."""
     digits = in_memory("x", "train", np.zeros((4, *SHAPE), np.uint8))
-    codes = []
+    found = []
     for layout in ("one", "data"):
         place = parallel.layout(layout)
         state = jax.device_get(state._replace(key=None))
         fakes = samples(model, state, digits, 21, sharding=place.rows)
-        codes.append(extract(pixels(), fakes, batch=16, sharding=place.rows).codes)
-    return {"difference": float(np.abs(codes[0] - codes[1]).max()), "spread": float(codes[0].std())}
+        found.append(extract(pixels(), fakes, batch=16, sharding=place.rows).vectors)
+    return {"features": float(np.abs(found[0] - found[1]).max()), "spread": float(found[0].std())}
 
 
-def main():
-    out = {"devices": jax.device_count()}
-    for name, model, order in models():
-        batch = data(name, training.minibatches(training.play_order(model, order)))
-        results = {}
-        for layout in parallel.LAYOUTS:
-            place = parallel.layout(layout)
-            state, report = train(model, order, batch, place)
-            images = sampling.sample(
-                model, state, jax.random.key(1), 20, 1 if name == "diffusion" else None, sharding=place.rows, batch=16
-            )
-            divided = max(len({str(s.index) for s in a.addressable_shards}) for a in jax.tree.leaves(state.params))
-            results[layout] = numbers((state.params, state.ema, state.extra)), numbers(images), numbers(report.metrics)
-            out[f"{name}/{layout}"] = {
-                "parts": divided,
-                "state": float(np.abs(results[layout][0] - results["one"][0]).max()),
-                "images": float(np.abs(results[layout][1] - results["one"][1]).max()),
-                "metrics": float(np.abs(results[layout][2] - results["one"][2]).max()),
-                "moved": float(np.abs(numbers(state.params) - numbers(state.ema.params)).max()),
-            }
-        if name == "vae":
-            out["features"] = seen(model, state)
-    print(json.dumps(out))
+def result(case: Case, batch: Batch, layout: str) -> dict[str, Any]:
+    """What one layout gives: numbers to compare, how much was learned, and in how many parts the state lies."""
+    place = parallel.layout(layout)
+    state, report = train(case, batch, place)
+    found = {"state": numbers((state.params, state.ema, state.extra)), "metrics": numbers(report.metrics)}
+    if not case.coupled:
+        options = {"sharding": place.rows, "batch": 16}
+        found["images"] = numbers(sampling.sample(case.model, state, jax.random.key(1), 20, case.condition, **options))
+    parts = max(len({str(shard.index) for shard in a.addressable_shards}) for a in jax.tree.leaves(state.params))
+    moved = float(np.abs(numbers(state.params) - numbers(state.ema.params)).max())
+    drawn = features(case.model, state) if layout == "data" and not case.coupled and case.kind == "images" else {}
+    return {"numbers": found, "about": {"parts": parts, "moved": moved, **drawn}}
+
+
+def compare(case: Case) -> dict[str, dict[str, float]]:
+    """{layout: how far what it gives is from what one device gives}."""
+    batch = data(case)
+    one, out = result(case, batch, "one"), {}
+    for layout in case.layouts:
+        other = result(case, batch, layout)
+        pairs = {name: (ours, one["numbers"][name]) for name, ours in other["numbers"].items()}
+        out[layout] = {name: float(np.abs(a - b).max()) for name, (a, b) in pairs.items()} | other["about"]
+    return out
+
+
+def main(name: str) -> None:
+    print(json.dumps({"devices": jax.device_count()} | compare(CASES[name]())))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

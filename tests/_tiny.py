@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen.experiment import load_run
+from jaxgen.runs import load_run
 
 TINY = Path(__file__).parent / "tiny"
 FAMILIES = ("vae", "gan", "diffusion")
@@ -21,7 +21,7 @@ FAMILIES = ("vae", "gan", "diffusion")
 # Processes are forked from a server that has the imports done and no device opened: real ones, ready at once.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["jaxgen.cli", "jaxgen.experiment", "jaxgen.families", "orbax.checkpoint", "PIL.Image", "tensorboardX", "tyro"]
+    ["jaxgen.cli", "jaxgen.loop", "jaxgen.families", "orbax.checkpoint", "PIL.Image", "tensorboardX", "tyro"]
 )
 
 

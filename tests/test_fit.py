@@ -1,4 +1,4 @@
-"""Whole runs: killed, stopped, damaged and continued, they end where an uninterrupted run ends, bit for bit."""
+"""Runs: killed, stopped, damaged and continued, they end where an uninterrupted run ends, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ import pytest
 from _tiny import FAMILIES, Home, Process, assert_same_runs, home, last_line, leaves, tiny
 
 import jaxgen
-from jaxgen import checkpoint, cli, families, records, types
+from jaxgen import checkpoint, cli, conditions, families, records
 from jaxgen.data import in_memory
-from jaxgen.experiment import Diverged, load_run
+from jaxgen.loop import Diverged
 from jaxgen.nets import Network
+from jaxgen.runs import load_run
+from jaxgen.scoring import Best, Scoring, read_best
 from jaxgen.types import InputError
 
 __all__ = ["home"]
@@ -33,13 +35,13 @@ def saved(workdir: Path, step: int) -> bool:
 
 
 def saving(workdir: Path, step: int) -> bool:
-    """Whether a checkpoint is being written that is not whole yet."""
+    """Whether a checkpoint is being written that is not complete yet."""
     names = [p.name for p in (workdir / "checkpoints").glob("*tmp*")]
     return any(int(name.split(".")[0]) >= step for name in names)
 
 
 def train(capsys: pytest.CaptureFixture, *arguments: object) -> list[str]:
-    """The lines that a training run says, here in this process."""
+    """The lines that a training run prints, here in this process."""
     cli.main(["train", *map(str, arguments)])
     return capsys.readouterr().err.splitlines()
 
@@ -138,7 +140,7 @@ def test_other_settings_are_refused_by_name_and_value(home: Home, tmp_path, caps
     workdir = home.copy("vae", tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
     line = refused(capsys, 2, tiny("vae"), "--workdir", workdir, "--batch", 8, "--seed", 3)
-    assert "batch=16 (you asked for 8)" in line and "seed=0 (you asked for 3)" in line and "--workdir" in line
+    assert "batch=16 (now 8)" in line and "seed=0 (now 3)" in line and "--workdir" in line
     line = refused(capsys, 2, tiny("gan"), "--workdir", workdir)
     assert "holds a run of vae, not of gan" in line and "--workdir" in line
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
@@ -205,11 +207,46 @@ def test_the_best_state_by_a_score_is_a_run_of_its_own(home: Home, tmp_path, cap
     again = load_run(run / "best")
     assert again.step == best["step"] and int(again.state.step) == best["step"]
     line = refused(capsys, 2, tiny("vae"), "--workdir", run, "--steps", 130, "--score", "kid")
-    assert "was chosen by" in line and "remove it" in line
-    for wrong, said in (("fud", "unknown score 'fud'"), ("copying", "unknown score 'copying'")):
-        assert said in refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", wrong)
+    assert "was chosen by" in line and "remove that folder" in line
+    for wrong, line in (("fud", "unknown score 'fud'"), ("copying", "unknown score 'copying'")):
+        assert line in refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", wrong)
     few = refused(capsys, 2, tiny("vae"), "--workdir", tmp_path / "other", "--score", "fid", "--score-n", 5)
     assert "5 samples a score are too few" in few and not (tmp_path / "other").exists()
+
+
+def scored(run: Path, values: dict[int, float]) -> dict | None:
+    """What is known of the best state after states with these scores, by their steps; lower is better."""
+    store = checkpoint.open_store(run / "best" / "checkpoints", 2)
+    for step, value in values.items():
+        best = Best(Scoring("kid", n=100), lambda state, value=value: value, "lower", run / "best", store, True)
+        assert best.update({"step": jax.numpy.asarray(step)}, step) == {"score/kid": value}  # type: ignore[arg-type]
+    checkpoint.close(store)
+    return read_best(run / "best")
+
+
+def test_the_best_state_is_known_though_its_note_is_damaged(tmp_path, capsys):
+    assert read_best(tmp_path / "best") is None
+    known = scored(tmp_path, {10: 3.0, 20: 2.0, 30: float("nan"), 40: 2.5})
+    assert known is not None and (known["step"], known["value"]) == (20, 2.0)
+    note = tmp_path / "best" / "best.json"
+    assert json.loads(note.read_text()) == known
+    for damage in (lambda: note.write_text("{"), lambda: note.write_text('{"value": 9}'), note.unlink):
+        damage()
+        assert read_best(tmp_path / "best") == known
+    assert scored(tmp_path, {50: 2.2}) == known  # worse than the best, which it once replaced
+    assert checkpoint.steps(tmp_path / "best" / "checkpoints") == [10, 20]
+    assert scored(tmp_path, {60: 1.0})["step"] == 60 and json.loads(note.read_text())["value"] == 1.0
+
+
+def test_a_best_state_of_which_nothing_is_known_is_refused(home: Home, tmp_path, capsys):
+    run = home.copy("vae", tmp_path / "run")
+    scored(run, {10: 3.0})
+    (run / "best" / "checkpoints" / "10" / "meta" / "metadata").write_text("{}")
+    (run / "best" / "best.json").write_text("{}")
+    score = ("--score", "kid", "--score-n", 100, "--score-extractor", "pixels")
+    line = refused(capsys, 2, tiny("vae"), "--workdir", run, "--steps", 130, *score)
+    assert "best holds a state whose score is damaged: remove that folder, or put best.json back" in line
+    assert checkpoint.latest(run / "checkpoints") == STEPS
 
 
 def test_fit_refuses_what_cannot_work(home: Home, tmp_path):
@@ -255,7 +292,7 @@ def test_data_that_the_model_does_not_take_are_refused_before_anything_is_compil
     labels = None if label is None else np.array([0, 1, 2, label])
     points = in_memory("points", "train", x.astype(np.float32), labels)
     nothing = Network(lambda *inputs: 1 / 0, lambda *inputs: 1 / 0)  # never initialised
-    model = families.vae(nothing, nothing, 2, condition=types.labels(3))
+    model = families.vae(nothing, nothing, 2, condition=conditions.labels(3))
     exp = jaxgen.Experiment(model, {"vae": optax.sgd(1.0)}, points, batch=2, steps=1)
     with pytest.raises(InputError, match=line):
         jaxgen.fit(exp, tmp_path / "run", progress=False)

@@ -17,7 +17,7 @@ from jaxgen.losses.likelihood import (
     optimal_gaussian,
     total,
 )
-from jaxgen.types import InputError
+from jaxgen.types import InputError, Seen
 
 
 def numbers(seed, *shape):
@@ -205,6 +205,13 @@ def test_sums_run_in_float32_whatever_the_input():
     assert total(jnp.ones((2, 64, 64), jnp.bfloat16)).tolist() == [4096.0, 4096.0]
 
 
+def test_sums_and_means_are_products_of_float32_on_every_device():
+    """An accelerator would round them by default; the programs are read, since the CPU does not."""
+    for f, x in ((total, jnp.ones((2, 8))), (categorical(4).mean, jnp.ones((2, 3, 3, 8)))):
+        products = [line for line in jax.jit(f).lower(x).as_text().splitlines() if "dot_general" in line]
+        assert products and all("HIGHEST, HIGHEST" in line for line in products)
+
+
 def test_likelihoods_of_bfloat16_outputs_are_summed_in_float32():
     x, mu = jnp.ones((1, 4096)), jnp.zeros((1, 4096), jnp.bfloat16)
     np.testing.assert_allclose(gaussian().log_prob(x, mu), [4096 * stats.norm.logpdf(1.0)], rtol=1e-5)
@@ -215,28 +222,37 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-np.float64(x)))
 
 
+class OfScores:
+    """An objective as functions of plain scores."""
+
+    def __init__(self, objective):
+        self.critic = lambda real, fake: objective.critic(Seen(real), Seen(fake))
+        self.generator = lambda real, fake: objective.generator(Seen(real), Seen(fake))
+
+
+NON_SATURATING = OfScores(non_saturating())
+
+
 def test_non_saturating_is_its_formula():
     real, fake = numbers(15, 8) * 3, numbers(16, 8) * 3
-    game = non_saturating()
     want = -np.log(sigmoid(real)) - np.log(1 - sigmoid(fake))
-    np.testing.assert_allclose(game.critic(real, fake), want, rtol=1e-5)
-    np.testing.assert_allclose(game.generator(real, fake), -np.log(sigmoid(fake)), rtol=1e-5)
+    np.testing.assert_allclose(NON_SATURATING.critic(real, fake), want, rtol=1e-5)
+    np.testing.assert_allclose(NON_SATURATING.generator(real, fake), -np.log(sigmoid(fake)), rtol=1e-5)
 
 
 def test_non_saturating_gradients_are_their_formulas():
     real, fake = numbers(17, 8) * 3, numbers(18, 8) * 3
-    game = non_saturating()
-    by_real, by_fake = jax.grad(lambda r, f: jnp.sum(game.critic(r, f)), (0, 1))(real, fake)
+    by_real, by_fake = jax.grad(lambda r, f: jnp.sum(NON_SATURATING.critic(r, f)), (0, 1))(real, fake)
     np.testing.assert_allclose(by_real, sigmoid(real) - 1, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(by_fake, sigmoid(fake), rtol=1e-4, atol=1e-6)
-    of_generator = jax.grad(lambda f: jnp.sum(game.generator(real, f)))(fake)
+    of_generator = jax.grad(lambda f: jnp.sum(NON_SATURATING.generator(real, f)))(fake)
     np.testing.assert_allclose(of_generator, sigmoid(fake) - 1, rtol=1e-4, atol=1e-6)
 
 
 def test_the_generator_keeps_its_gradient_where_the_critic_is_sure():
     # log(1 - D) would give -sigmoid(-40) = -4e-18 here
     score = jnp.array([-40.0, -1e4])
-    np.testing.assert_allclose(jax.grad(lambda f: jnp.sum(non_saturating().generator(f, f)))(score), [-1.0, -1.0])
+    np.testing.assert_allclose(jax.grad(lambda f: jnp.sum(NON_SATURATING.generator(f, f)))(score), [-1.0, -1.0])
 
 
 def test_the_best_critic_scores_the_log_density_ratio():
@@ -244,8 +260,7 @@ def test_the_best_critic_scores_the_log_density_ratio():
     p, q = jnp.array([0.1, 0.5, 3.0]), jnp.array([0.4, 0.5, 0.2])
 
     def expected(score):
-        game = non_saturating()
-        on_real, on_fake = game.critic(score, -jnp.inf), game.critic(jnp.inf, score)
+        on_real, on_fake = NON_SATURATING.critic(score, -jnp.inf), NON_SATURATING.critic(jnp.inf, score)
         return jnp.sum(p * on_real + q * on_fake)
 
     np.testing.assert_allclose(jax.grad(expected)(jnp.log(p / q)), np.zeros(3), atol=1e-6)

@@ -1,4 +1,4 @@
-"""The study by people: its statistics, its page in a real browser, and its results read back."""
+"""Human evaluation of samples: its statistics, its page in a real browser, and its results read back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from jaxgen import data, study
-from jaxgen.cli import people
+from jaxgen.cli import study as command_line
 from jaxgen.cli.train import parse
-from jaxgen.types import InputError, Model, attributes, image, labels, normal, one_shot
+from jaxgen.conditions import Maybe, attributes, image, labels, optional
+from jaxgen.types import Game, InputError, Model, Prediction, normal, one_shot
 
 PAGES, PER_PAGE, SEED = 2, 6, 5
 SHAPE = (6, 9, 3)
@@ -99,7 +100,7 @@ def test_the_page_holds_the_images_mixed_as_the_coins_say_and_each_once(page):
     assert len({one.tobytes() for one in x}) == len(x) == PAGES * PER_PAGE
 
 
-def test_nothing_in_the_files_of_the_images_tells_them_apart(tmp_path):
+def test_nothing_in_the_files_of_the_images_gives_their_kind_away(tmp_path):
     flat, noise = np.full((40, *SHAPE), 9, np.uint8), np.random.default_rng(1).integers(0, 256, (40, *SHAPE), np.uint8)
     file = study.write(tmp_path / "s.html", flat, noise, pages=4, per_page=10)
     uris = content(file)["images"]
@@ -108,7 +109,7 @@ def test_nothing_in_the_files_of_the_images_tells_them_apart(tmp_path):
     assert len(heads) == 1
 
 
-def test_the_page_asks_for_nothing_from_elsewhere_and_text_stays_text(page):
+def test_the_page_requests_nothing_from_elsewhere_and_text_stays_text(page):
     text = page.read_text("utf-8")
     assert not re.findall(r"https?:|//\w+\.\w|<link|@import|url\(|fetch\(|XMLHttp|eval\(", text)
     assert "default-src 'none'" in text and "alert(1)</script>" not in text
@@ -129,7 +130,7 @@ def test_floats_are_rounded_as_everywhere_and_one_seed_makes_one_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reals", "fakes", "options", "told"),
+    ("reals", "fakes", "options", "message"),
     [
         (REALS, FAKES[:, :5], {}, "cannot be mixed"),
         (REALS, FAKES[:2], {}, "there are 2: give more"),
@@ -140,8 +141,8 @@ def test_floats_are_rounded_as_everywhere_and_one_seed_makes_one_file(tmp_path):
         (REALS, FAKES, {"seed": -1}, "seed must be"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, reals, fakes, options, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, reals, fakes, options, message):
+    with pytest.raises(InputError, match=message) as error:
         study.write(tmp_path / "s.html", reals, fakes, **{"pages": 2, **options})
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
@@ -178,7 +179,7 @@ def browser(tmp_path_factory):
 
 
 class Player:
-    """A person before the page: sees what is on the screen, and knows the truth from the pixels alone."""
+    """A participant: reads what is on the screen, and knows the truth from the pixels alone."""
 
     def __init__(self, browser, page: Path):
         self.browser = browser
@@ -208,15 +209,15 @@ class Player:
             chain = chain.move_to_element(images[i]).click()
         chain.perform()
 
-    def told(self, what: str) -> list[str]:
-        """What an attribute of every image says, or its text ("innerText")."""
+    def attributes(self, what: str) -> list[str]:
+        """An attribute of every image, or its text ("innerText")."""
         script = "return Array.from(document.querySelectorAll('#grid button'), (b) => b.getAttribute('%s') ?? b['%s'])"
         return self.browser.execute_script(script % (what, what))
 
     def focus(self) -> str:
         return self.browser.switch_to.active_element.get_attribute("aria-label")
 
-    def look(self) -> np.ndarray:
+    def truth(self) -> np.ndarray:
         """Which images of this page are generated."""
         script = "return Array.from(document.querySelectorAll('#grid img'), (image) => image.src)"
         return np.array([IS_FAKE[pixels(uri).tobytes()] for uri in self.browser.execute_script(script)])
@@ -247,17 +248,17 @@ def test_a_perfect_player_with_a_mouse_makes_no_error(browser, page):
     assert player.text("title") == "Real & <generated>" and not player.of("play").is_displayed()
     player.of("begin").click()
     for k in range(PAGES):
-        truth = player.look()
+        truth = player.truth()
         np.testing.assert_array_equal(truth, TRUTH[k])
         player.click(*np.flatnonzero(truth), 0, 0)  # at the end a change of mind, and back
-        assert player.text("said") == f"{truth.sum()} of {PER_PAGE} marked as generated"
-        assert player.told("aria-pressed") == ["true" if fake else "false" for fake in truth]
+        assert player.text("status") == f"{truth.sum()} of {PER_PAGE} marked as generated"
+        assert player.attributes("aria-pressed") == ["true" if fake else "false" for fake in truth]
         player.of("next").click()
-        assert player.text("said") == f"{PER_PAGE} of {PER_PAGE} right on this page"
+        assert player.text("status") == f"{PER_PAGE} of {PER_PAGE} right on this page"
         player.of("next").click()
     check_end(player, 0)
     summary = study.read([player.saved()])
-    assert summary.whole.error_rate == 0 and summary.whole.hit_rate == 1 and summary.whole.false_alarm_rate == 0
+    assert summary.pooled.error_rate == 0 and summary.pooled.hit_rate == 1 and summary.pooled.false_alarm_rate == 0
     assert summary.facts == FACTS and summary.digest == content(page)["digest"]
 
 
@@ -268,7 +269,7 @@ def marks_by_keyboard(player: Player, marks: np.ndarray, key: str) -> None:
     assert player.focus() == f"image 1 of {PER_PAGE}, not marked"
     player.press(*[stroke for on in marks for stroke in ([key] if on else []) + [Keys.ARROW_RIGHT]])
     assert player.focus().startswith(f"image {PER_PAGE} of {PER_PAGE}, ")
-    pressed = [label.endswith(", marked as generated") for label in player.told("aria-label")]
+    pressed = [label.endswith(", marked as generated") for label in player.attributes("aria-label")]
     assert pressed == marks.tolist()
 
 
@@ -282,19 +283,19 @@ def test_the_keyboard_alone_is_enough_and_what_is_marked_is_what_is_scored(brows
         assert player.text("where") == f"Page {k + 1} of {PAGES}"
         marks_by_keyboard(player, marks[k], (" ", Keys.ENTER)[k])
         player.press("n")
-        assert player.text("said") == f"{right[k].sum()} of {PER_PAGE} right on this page"
+        assert player.text("status") == f"{right[k].sum()} of {PER_PAGE} right on this page"
         assert player.text("sofar") == f"{right[: k + 1].sum()} of {(k + 1) * PER_PAGE} right so far"
-        told = [text.split("\n") for text in player.told("innerText")]
+        shown_ = [text.split("\n") for text in player.attributes("innerText")]
         kinds = ["generated" if fake else "real" for fake in TRUTH[k]]
-        assert told == [["✓" if ok else "✗", kind] for ok, kind in zip(right[k], kinds, strict=True)]
-        assert [label.split()[-1] for label in player.told("aria-label")] == [
+        assert shown_ == [["✓" if ok else "✗", kind] for ok, kind in zip(right[k], kinds, strict=True)]
+        assert [label.split()[-1] for label in player.attributes("aria-label")] == [
             "right" if ok else "wrong" for ok in right[k]
         ]
         assert browser.switch_to.active_element == player.of("next")
         player.press(Keys.ENTER if k else "n")
     check_end(player, int((~right).sum()))
     first = player.saved()
-    player.of("again").click()  # the next person marks nothing
+    player.of("again").click()  # the next participant marks nothing
     assert player.of("start").is_displayed()
     player.press("n" * (1 + 2 * PAGES))
     check_end(player, int(TRUTH.sum()))
@@ -312,20 +313,20 @@ def test_the_keyboard_alone_is_enough_and_what_is_marked_is_what_is_scored(brows
         (TRUTH & marks).sum(),
         (~TRUTH).sum(),
         (~TRUTH & marks).sum(),
-        summary.people[0].seconds,
+        summary.participants[0].seconds,
     )
-    assert summary.people[0] == expected and summary.people[0].errors == (~right).sum()
-    assert summary.people[1].hits == summary.people[1].false_alarms == 0 and 0 < summary.whole.seconds < 60
-    whole = int((~right).sum() + TRUTH.sum())
-    assert summary.whole.errors == whole and summary.whole.images == 2 * TRUTH.size
-    assert summary.whole.interval == study.wilson(whole, 2 * TRUTH.size)
-    parse(people.study, ["--results", str(first), str(second)], "jaxgen study")
+    assert summary.participants[0] == expected and summary.participants[0].errors == (~right).sum()
+    assert summary.participants[1].hits == summary.participants[1].false_alarms == 0 and 0 < summary.pooled.seconds < 60
+    total = int((~right).sum() + TRUTH.sum())
+    assert summary.pooled.errors == total and summary.pooled.images == 2 * TRUTH.size
+    assert summary.pooled.interval == study.wilson(total, 2 * TRUTH.size)
+    parse(command_line.study, ["--results", str(first), str(second)], "jaxgen study")
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 6 and table[4].split()[:4] == [
         "all",
         str(2 * TRUTH.size),
-        str(whole),
-        f"{whole / (2 * TRUTH.size):.1%}",
+        str(total),
+        f"{total / (2 * TRUTH.size):.1%}",
     ]
 
 
@@ -358,12 +359,13 @@ def test_arrows_move_by_rows_and_a_narrow_screen_needs_no_scrolling_sideways(bro
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_browser_had_nothing_to_complain_of_and_asked_nobody(browser, page):
+def test_the_browser_reports_no_error_and_requests_nothing_from_elsewhere(browser, page):
     Player(browser, page).press("n")
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert page.as_uri() in asked and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    requested = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert page.as_uri() in requested
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requested)
 
 
 # --- results -------------------------------------------------------------------------------------------------------
@@ -387,15 +389,15 @@ def saved(folder: Path, name: str, **changes) -> Path:
 
 
 def test_results_are_counted_from_the_answers(tmp_path):
-    one = study.read([saved(tmp_path, "a.json", errors=0, error_rate=0.0)]).whole  # their own account is not believed
+    one = study.read([saved(tmp_path, "a.json", errors=0, error_rate=0.0)]).pooled  # their own count is not used
     assert one == study.Score("all", generated=3, hits=1, real=1, false_alarms=1, seconds=4.0)
     assert (one.errors, one.error_rate, one.hit_rate, one.false_alarm_rate) == (3, 0.75, 1 / 3, 1.0)
     none_real = saved(tmp_path, "b.json", generated=[[True, True], [True, True]])
-    assert np.isnan(study.read([none_real]).whole.false_alarm_rate)
+    assert np.isnan(study.read([none_real]).pooled.false_alarm_rate)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"digest": "e"}, "another study"),
         ({"generated": [[True, False], [True, False]]}, "another study"),
@@ -411,9 +413,9 @@ def test_results_are_counted_from_the_answers(tmp_path):
         ({"facts": []}, "broken"),
     ],
 )
-def test_results_that_do_not_belong_together_are_refused_in_one_line(tmp_path, changes, told):
+def test_results_that_do_not_belong_together_are_refused_in_one_line(tmp_path, changes, message):
     files = [saved(tmp_path, "a.json"), saved(tmp_path, "b.json", **{"sitting": "b", **changes})]
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         study.read(files)
     assert "\n" not in str(error.value) and str(files[1]) in str(error.value)
 
@@ -442,14 +444,20 @@ def run_of(dataset, condition=None):
         def paint(z, t):
             if given is None:
                 return jnp.full((z.shape[0], 8, 8, 1), 0.5)
+            if isinstance(given, Maybe):
+                return paint_value(z, given.value)
+            return paint_value(z, given)
+
+        def paint_value(z, given):
             if given.ndim == 4:
                 return jnp.concatenate([given, given], axis=1)
             value = given if given.ndim == 1 else given @ jnp.asarray([1.0, 2.0])
             return jnp.broadcast_to((value / 127.5 - 1)[:, None, None, None], (z.shape[0], 8, 8, 1))
 
-        return paint
+        return lambda z, t: Prediction(paint(z, t))
 
-    model = Model(lambda key, batch: ({}, {}), {}, lambda p, e, keys: normal(keys, (2,)), predict, one_shot, condition)
+    game = Game(lambda key, batch: ({}, {}), {})
+    model = Model(game, lambda p, e, keys, c: normal(keys, (2,)), predict, one_shot, condition=condition)
     experiment = SimpleNamespace(model=model, data=dataset, name="painter")
     return SimpleNamespace(experiment=experiment, state=SimpleNamespace(params={}, extra={}, ema=None), step=3)
 
@@ -459,8 +467,8 @@ def command(monkeypatch, tmp_path):
     """`command(run, *flags)`: (real images, generated ones) of the page that is written."""
 
     def call(run, *flags: object):
-        monkeypatch.setattr(people, "open_run", lambda workdir: (run, SimpleNamespace(rows=None)))
-        parse(people.study, [str(tmp_path), *map(str, flags)], "jaxgen study")
+        monkeypatch.setattr(command_line, "open_model", lambda workdir: (run, SimpleNamespace(rows=None)))
+        parse(command_line.study, [str(tmp_path), *map(str, flags)], "jaxgen study")
         x, shape = shown(tmp_path / "study.html"), content(tmp_path / "study.html")["per_page"]
         truth = study.toss(len(x) // shape, shape, 0).ravel()
         return x[~truth], x[truth]
@@ -489,15 +497,17 @@ def test_a_label_that_is_named_is_that_of_both_kinds(command, tmp_path):
     assert content(tmp_path / "study.html")["facts"]["condition"] == "3"
     with pytest.raises(InputError, match="give fewer --pages"):
         command(run_of(data.load("digits"), labels(10)), "--condition", 3, "--pages", 8)
+    reals, fakes = command(run_of(data.load("digits"), optional(labels(10))), "--condition", 3, "--pages", 1)
+    assert {LABEL[x.tobytes()] for x in reals} == {3} == set(fakes.ravel().tolist())
 
 
 def test_attributes_are_those_of_the_real_images_and_halves_those_of_others(command, monkeypatch):
     def traits(split="train"):
         digits = data.load("digits", split)
-        told = np.stack([data.labels_of(digits) % 2, data.labels_of(digits) >= 5], axis=1).astype(np.int32)
+        values = np.stack([data.labels_of(digits) % 2, data.labels_of(digits) >= 5], axis=1).astype(np.int32)
         take = digits.take
         return digits._replace(
-            name="traits_", take=lambda i: take(i)._replace(condition=told[i]), classes=("odd", "large")
+            name="traits_", take=lambda i: take(i)._replace(condition=values[i]), classes=("odd", "large")
         )
 
     monkeypatch.setitem(data.SETS, "traits_", traits)
@@ -519,4 +529,4 @@ def test_the_command_refuses_in_one_line(command):
     with pytest.raises(InputError, match=r"ends in \.html"):
         command(run_of(data.load("digits")), "--out", "x.png")
     with pytest.raises(InputError, match="folder of a run"):
-        parse(people.study, [], "jaxgen study")
+        parse(command_line.study, [], "jaxgen study")

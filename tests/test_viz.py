@@ -1,4 +1,4 @@
-"""Pictures: where every pixel of a grid lies, and files that are whole or not there."""
+"""Pictures: where every pixel of a grid lies, and files that are complete or not there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxgen import viz
+from jaxgen.files import atomically
 from jaxgen.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -56,7 +57,7 @@ def test_a_png_has_every_pixel_of_the_grid_enlarged_to_about_64(tmp_path, side, 
     np.testing.assert_array_equal(picture, viz.grid(x, 3).repeat(zoom, 0).repeat(zoom, 1))
 
 
-def test_what_a_row_was_given_stands_to_its_left_whatever_its_size():
+def test_the_images_of_a_row_stand_to_its_left_whatever_their_size():
     x, small, grey = numbered(4, 4, 4), numbered(2, 2, 3), numbered(2, 4, 4, 1)
     sheet = viz.beside([small, grey], x).reshape(2, 4, 4, 4, 3)
     np.testing.assert_array_equal(sheet[:, 2:], x.reshape(2, 2, 4, 4, 3))
@@ -96,7 +97,7 @@ def test_labelled_points_have_a_colour_and_a_legend_a_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("points", "labels", "said"),
+    ("points", "labels", "message"),
     [
         (np.zeros((4, 3)), None, r"only points in the plane can be drawn, not \(4, 3\)"),
         (np.zeros((4, 2)), np.zeros(3, int), "one label a point"),
@@ -104,8 +105,8 @@ def test_labelled_points_have_a_colour_and_a_legend_a_class(tmp_path):
         (np.zeros((4, 2)), np.array([0, 1, -1, 0]), "outside the 2 names"),
     ],
 )
-def test_points_without_a_place_or_a_name_are_refused(tmp_path, points, labels, said):
-    with pytest.raises(InputError, match=said):
+def test_points_without_a_place_or_a_name_are_refused(tmp_path, points, labels, message):
+    with pytest.raises(InputError, match=message):
         viz.save_scatter(tmp_path / "x.png", points, labels, ("a", "b"))
     assert list(tmp_path.iterdir()) == []
 
@@ -124,11 +125,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
     def half(tmp):
         tmp.write_bytes(b"ne")
-        assert path.read_bytes() == b"old"  # nothing shows before it is whole
+        assert path.read_bytes() == b"old"  # nothing shows before it is complete
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        viz.atomically(path, half)
+        atomically(path, half)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    viz.atomically(path, lambda tmp: tmp.write_bytes(b"new"))
+    atomically(path, lambda tmp: tmp.write_bytes(b"new"))
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

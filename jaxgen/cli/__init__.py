@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
-from jaxgen import __version__
-from jaxgen.cli import draw, evaluate, look, measure, people
+from jaxgen import __version__, compile_cache, trust
+from jaxgen.cli import draw, evaluate, info, measure, study
 from jaxgen.cli.train import parse, train
 from jaxgen.errors import InputError, check
 
@@ -26,17 +26,21 @@ USAGE = """usage: jaxgen COMMAND ...
   evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
   compare RUN...          a table and a figure of evaluated runs
   nearest WORKDIR         a picture of samples and the training images nearest to them
-  study WORKDIR           a page that asks people which images are generated
+  study WORKDIR           a page that asks its readers which images are generated
   likelihood WORKDIR      the log-likelihood of data, by importance sampling
   cluster WORKDIR         do the codes fall into the classes?
-  outliers WORKDIR        does the model tell what is not like its data?
+  outliers WORKDIR        does the model find what is not like its data?
   pretrain WORKDIR        classifiers with few labels that begin with the encoder
   list                    the experiments and the runs here
-  show WORKDIR            what a run is and how far it is
+  show WORKDIR            what a run is and how far it has trained
   data list               the data sets and whether they are ready
   data prepare NAME       download and prepare a data set
 
-jaxgen COMMAND --help tells the flags.
+jaxgen COMMAND --help lists the flags. Every command takes
+
+  --trust     execute the code in the folder of a run that is not this user's own; read its experiment.py first
+
+JAXGEN_TRACEBACK=1 shows where an error comes from.
 """
 
 COMMANDS = {
@@ -51,23 +55,26 @@ COMMANDS = {
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,
     "nearest": evaluate.nearest,
-    "study": people.study,
+    "study": study.study,
     "likelihood": measure.likelihood,
     "cluster": measure.cluster,
     "outliers": measure.outliers,
     "pretrain": measure.pretrain,
-    "list": look.list_,
-    "show": look.show,
-    "data": look.data,
+    "list": info.list_,
+    "show": info.show,
+    "data": info.data,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The entry point: exit code 0, 1 for a run that failed, 2 for a mistake in what was asked."""
+    """The entry point: exit code 0, 1 for a run that failed, 2 for a mistake in the arguments or files given."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(argv)
+        with trust.trusting("--trust" in argv):
+            _dispatch([word for word in argv if word != "--trust"])
     except InputError as error:
+        if os.environ.get("JAXGEN_TRACEBACK"):
+            traceback.print_exc()
         _exit(str(error), 2)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
@@ -86,7 +93,7 @@ def _dispatch(argv: list[str]) -> None:
     command, rest = argv[0], argv[1:]
     known = ["train", *COMMANDS]
     check(command in known, f"unknown command {command!r}: choose one of {', '.join(known)}")
-    _compile_cache()
+    compile_cache.enable()
     if command != "train":
         parse(COMMANDS[command], rest, f"jaxgen {command}")
         return
@@ -97,18 +104,10 @@ def _dispatch(argv: list[str]) -> None:
     train(rest[0], rest[1:])
 
 
-def _compile_cache() -> None:
-    """Compiled programs are kept between calls, unless the user has said where or not at all."""
-    cache = os.environ.get("JAXGEN_CACHE", str(Path.home() / ".cache" / "jaxgen"))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-
 def _known_failure(error: Exception) -> None:
     """One line for failures that are not bugs; others keep their traceback."""
     from jaxgen.checkpoint import SaveError
-    from jaxgen.experiment import Diverged, Stopped
+    from jaxgen.loop import Diverged, Stopped
 
     if isinstance(error, Stopped):
         _exit(str(error), 130 if error.signal == 2 else 0, kind="")

@@ -5,73 +5,79 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgen.cli.asked import (
+from jaxgen.cli.common import (
+    SAMPLING,
+    Flags,
     at_least,
     conditions,
     counted,
-    encoded,
-    held_out_images,
+    held_out,
     noise_of,
-    open_run,
+    open_model,
     out_file,
     part_of,
 )
 from jaxgen.errors import check
 
 
-def sample(
-    workdir: Path,
-    /,
-    *,
-    n: int = 64,
-    out: str | None = None,
-    seed: int = 0,
-    condition: str | None = None,
-    guidance: float | None = None,
-    sampler: str | None = None,
-    sampler_steps: int | None = None,
-    batch: int = 64,
-    ema: bool = True,
-) -> None:
-    """Draw samples of a run.
+def sample(workdir: Path, /, *, n: int = 64, out: str | None = None, seed: int = 0, sampling: Flags = SAMPLING) -> None:
+    """Draw samples of a run. A model that is conditioned on images gets those of held-out examples by default, each
+    with up to 8 samples to its right.
 
     Args:
         workdir: the folder of a run
         n: how many
         out: a .png for a grid, a .npz for arrays (x, labels); WORKDIR/sample.png by default
         seed: the same seed draws the same images, on any number of devices
-        condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn,
-            or the attributes of held-out examples, or their images, each with up to 8 samples to its right
-        guidance: classifier-free guidance scale
-        sampler: ddim or ddpm, for a model that iterates
-        sampler_steps: steps of that sampler
-        batch: images a call, over all devices
-        ema: use the averaged parameters
     """
     import jax
     import numpy as np
 
     import jaxgen
     from jaxgen import viz
+    from jaxgen.conditions import repeat, rows
 
-    at_least(1, n=n, batch=batch)
+    at_least(1, n=n, batch=sampling.batch)
     file = out_file(out, workdir / "sample.png", ".png", ".npz")
-    run, place = open_run(workdir)
-    model = run.experiment.model
-    given_image = model.condition is not None and model.condition.kind == "image"
-    each = next(d for d in range(8, 0, -1) if n % d == 0) if given_image else 1  # samples of one given image: a row
-    labels = conditions(run, condition, n // each)
-    labels = np.repeat(labels, each, axis=0) if each > 1 else labels
-    options = {"batch": batch, "ema": ema, "guidance": guidance, "sampler": sampler_of(run, sampler, sampler_steps)}
-    x = np.asarray(jaxgen.sample(model, run.state, jax.random.key(seed), n, labels, sharding=place.rows, **options))
+    run, place = open_model(workdir)
+    conditioner = run.experiment.model.condition
+    shows = conditioner is not None and conditioner.show(conditioner.blank(1)) is not None
+    each = next(d for d in range(8, 0, -1) if n % d == 0) if shows else 1  # samples of one image: a row
+    given = repeat(conditions(run, sampling.condition, n // each), each)
+    options = sampling.options(run, place)
+    x = np.asarray(jaxgen.sample(run.experiment.model, run.state, jax.random.key(seed), n, given, **options))
     if file.suffix == ".npz":
         images = x if x.ndim == 2 else np.asarray(viz.to_uint8(x))
-        print(viz.save_arrays(file, x=images, labels=labels))
+        print(viz.save_arrays(file, x=images, **_arrays(given)))
         return
-    in_turn = condition is None and model.condition is not None and model.condition.kind == "label"
-    classes = len(run.experiment.data.classes)
-    columns = each + 1 if given_image else classes if in_turn and n > classes else None
-    print(viz.save_picture(file, viz.beside([labels[::each]] if given_image else [], x), columns))
+    if conditioner is not None and shows:
+        left = np.asarray(conditioner.show(rows(given, slice(None, None, each))))
+        print(viz.save_picture(file, viz.beside([left], x), each + 1))
+        return
+    print(viz.save_picture(file, x, _columns(conditioner, sampling, n)))
+
+
+def _columns(conditioner: Any, sampling: Any, n: int) -> int | None:
+    """A column for each value of a condition whose values the samples take in turn; else as the grid chooses."""
+    if conditioner is None or sampling.condition is not None or n <= conditioner.values:
+        return None
+    return conditioner.values or None
+
+
+def _arrays(condition: Any) -> dict[str, Any]:
+    """Conditions as named arrays: "labels", and the parts of a tree by their paths, "labels.NAME"."""
+    import jax
+
+    from jaxgen.conditions import Maybe
+
+    if isinstance(condition, Maybe) and bool(condition.known.all()):
+        condition = condition.value
+    leaves = jax.tree.leaves_with_path(condition)
+    return {".".join(["labels", *_words(path)]): leaf for path, leaf in leaves}
+
+
+def _words(path: Any) -> list[str]:
+    return [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
 
 
 def interpolate(
@@ -82,9 +88,9 @@ def interpolate(
     steps: int = 10,
     out: str | None = None,
     seed: int = 0,
-    condition: str | None = None,
     path: Literal["slerp", "lerp"] = "slerp",
     reals: bool = False,
+    sampling: Flags = SAMPLING,
 ) -> None:
     """Walk between pairs of latents.
 
@@ -94,21 +100,29 @@ def interpolate(
         steps: images of a walk, both ends included
         out: a .png; WORKDIR/interpolate.png by default
         seed: of the ends
-        condition: a label, by number or by name
         path: along the sphere or straight
         reals: the ends are encoded test images instead of noise
     """
-    import jaxgen
-    from jaxgen import sampling, viz
+    import jax
+    import jax.numpy as jnp
 
-    at_least(1, rows=rows)
+    import jaxgen
+    from jaxgen import sampling as walks
+    from jaxgen import viz
+
+    at_least(1, rows=rows, batch=sampling.batch)
     file = out_file(out, workdir / "interpolate.png", ".png")
-    run, _ = open_run(workdir)
+    run, _ = open_model(workdir)
     model = run.experiment.model
-    labels = conditions(run, condition, rows)
-    latents = encoded(run, 2 * rows, labels) if reals else noise_of(run, seed, 2 * rows)
-    walk = getattr(sampling, path)
-    x = jaxgen.interpolate(model, run.state, latents[:rows], latents[rows:], steps, path=walk, condition=labels)
+    given = conditions(run, sampling.condition, rows)
+    both = jax.tree.map(lambda a: jnp.concatenate([a, a]), given)  # both ends of a walk have one condition
+    if reals:
+        x, _ = held_out(run, 2 * rows)
+        latents = jaxgen.encode(model, run.state, x, condition=both, ema=sampling.ema, batch=sampling.batch)
+    else:
+        latents = noise_of(run, seed, both, 2 * rows, sampling.ema)
+    options = {"path": getattr(walks, path), "condition": given, **sampling.options(run)}
+    x = jaxgen.interpolate(model, run.state, latents[:rows], latents[rows:], steps, **options)
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))
 
 
@@ -121,7 +135,7 @@ def traverse(
     limit: float = 3.0,
     out: str | None = None,
     seed: int = 0,
-    condition: str | None = None,
+    sampling: Flags = SAMPLING,
 ) -> None:
     """Vary one latent dimension at a time, a row each.
 
@@ -132,20 +146,20 @@ def traverse(
         limit: the dimension runs from -limit to limit
         out: a .png; WORKDIR/traverse.png by default
         seed: of the latent that is varied
-        condition: a label, by number or by name
     """
     import jax.numpy as jnp
 
     import jaxgen
     from jaxgen import viz
 
-    at_least(1, steps=steps)
+    at_least(1, steps=steps, batch=sampling.batch)
     file = out_file(out, workdir / "traverse.png", ".png")
-    run, _ = open_run(workdir)
+    run, _ = open_model(workdir)
     model = run.experiment.model
-    labels = conditions(run, condition, 1)
-    latent, values = noise_of(run, seed, 1), jnp.linspace(-limit, limit, steps)
-    rows = [jaxgen.traverse(model, run.state, latent, d, values, condition=labels)[0] for d in dimensions]
+    given = conditions(run, sampling.condition, 1)
+    latent, values = noise_of(run, seed, given, 1, sampling.ema), jnp.linspace(-limit, limit, steps)
+    options = {"condition": given, **sampling.options(run)}
+    rows = [jaxgen.traverse(model, run.state, latent, d, values, **options)[0] for d in dimensions]
     print(viz.save_picture(file, jnp.concatenate(rows), steps))
 
 
@@ -156,7 +170,7 @@ def manifold(
     side: int = 20,
     dimensions: tuple[int, int] = (0, 1),
     out: str | None = None,
-    condition: str | None = None,
+    sampling: Flags = SAMPLING,
 ) -> None:
     """The plane of two latent dimensions, every image for the same mass of the normal distribution.
 
@@ -165,16 +179,18 @@ def manifold(
         side: images a side
         dimensions: the one that grows downwards and the one that grows to the right
         out: a .png; WORKDIR/manifold.png by default
-        condition: a label, by number or by name
     """
+    import numpy as np
+
     import jaxgen
     from jaxgen import viz
+    from jaxgen.conditions import rows
 
+    at_least(1, batch=sampling.batch)
     file = out_file(out, workdir / "manifold.png", ".png")
-    run, _ = open_run(workdir)
-    labels = conditions(run, condition, 1)
-    labels = None if labels is None else labels[0]
-    x = jaxgen.manifold(run.experiment.model, run.state, side, dimensions, condition=labels)
+    run, _ = open_model(workdir)
+    given = rows(conditions(run, sampling.condition, 1), np.zeros(side, int))  # one for all
+    x = jaxgen.manifold(run.experiment.model, run.state, side, dimensions, condition=given, **sampling.options(run))
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), side))
 
 
@@ -202,34 +218,47 @@ def arithmetic(
         limit: the largest strength
         out: a .png; WORKDIR/arithmetic.png by default
     """
-    import jax
     import jax.numpy as jnp
     import numpy as np
 
     import jaxgen
     from jaxgen import data as sets
     from jaxgen import viz
-    from jaxgen.data.pipeline import normalize
-    from jaxgen.types import condition_of
 
     at_least(1, n=n, steps=steps, examples=examples)
     file = out_file(out, workdir / "arithmetic.png", ".png")
-    run, _ = open_run(workdir)
+    run, _ = open_model(workdir)
     model, dataset = run.experiment.model, sets.load(among) if among else run.experiment.data
-    names = {name.lower(): i for i, name in enumerate(dataset.classes)} | {
-        str(i): i for i in range(len(dataset.classes))
-    }
-    known = ", ".join(dataset.classes) or "none"
-    check(attribute.lower() in names, f"{dataset.name} has no attribute {attribute!r}: it has {known}")
-    which = names[attribute.lower()]
-    batch = normalize(jax.tree.map(jnp.asarray, dataset.take(np.arange(min(examples, dataset.size)))))
-    has = batch.condition == which if batch.condition.ndim == 1 else batch.condition[:, which] > 0
-    given = None if among else condition_of(model.condition, batch)
-    vector = jaxgen.attribute_vector(model, run.state, batch.x, has, condition=given)
-    x, labels = held_out_images(run, n)
-    images = jaxgen.arithmetic(model, run.state, x, vector, jnp.linspace(-limit, limit, steps), condition=labels)
+    x, has, given = _with_attribute(model, dataset, attribute, examples, own=among is None)
+    vector = jaxgen.attribute_vector(model, run.state, x, has, condition=given)
+    x, given = held_out(run, n)
+    images = jaxgen.arithmetic(model, run.state, x, vector, jnp.linspace(-limit, limit, steps), condition=given)
     rows = viz.beside([np.asarray(x)], np.asarray(images).reshape(-1, *images.shape[2:]))
     print(viz.save_picture(file, rows, steps + 1))
+
+
+def _with_attribute(model: Any, dataset: Any, attribute: str, examples: int, own: bool) -> tuple[Any, Any, Any]:
+    """(images in [-1, 1], which of them have the attribute, the model's conditions of them or None); own: the data set
+    is the model's, whose labels are its conditions."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxgen.data.pipeline import normalize
+    from jaxgen.metrics.pieces import conditions_at
+    from jaxgen.types import Batch
+
+    names = {str(i): i for i in range(len(dataset.classes))}
+    names |= {name.lower(): i for i, name in enumerate(dataset.classes)}
+    known = ", ".join(dataset.classes) or "none"
+    check(attribute.lower() in names, f"{dataset.name} has no attribute {attribute!r}: it has {known}")
+    index, which = np.arange(min(examples, dataset.size)), names[attribute.lower()]
+    batch = dataset.take(index)
+    labels = batch.condition
+    check(getattr(labels, "ndim", 0) in (1, 2), f"{dataset.name} has neither labels nor attributes: give --among")
+    has = labels == which if labels.ndim == 1 else labels[:, which] > 0
+    usable = model.condition is not None and (own or model.condition.derived)
+    given = conditions_at(model.condition, dataset, index) if usable else None
+    return normalize(Batch(jnp.asarray(batch.x))).x, has, given
 
 
 def reconstruct(
@@ -266,15 +295,15 @@ def reconstruct(
 
     at_least(1, n=n, columns=columns, batch=batch)
     file = out_file(out, workdir / "reconstruct.png", ".png")
-    run, _ = open_run(workdir)
-    seen = part_of(run, split, n)
-    x = normalize(Batch(jax.numpy.asarray(seen.x))).x
-    again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=seen.given, batch=batch, ema=ema)
+    run, _ = open_model(workdir)
+    part = part_of(run, split, n)
+    x = normalize(Batch(jax.numpy.asarray(part.x))).x
+    again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=part.condition, batch=batch, ema=ema)
     shown = min(columns, len(x))
     print(viz.save_picture(file, np.concatenate([a[:shown] for a in (x, again)]), shown))
     error, ratio = _mean(total(jax.numpy.square(x - again))), _mean(psnr(x, again))
-    alike = f", SSIM {_mean(ssim(x, again))}" if x.ndim == 4 and min(x.shape[1:3]) >= 11 else ""  # its window's side
-    print(f"{counted(seen)}: squared error {error} an image, PSNR {ratio} dB{alike}")
+    similarity = f", SSIM {_mean(ssim(x, again))}" if x.ndim == 4 and min(x.shape[1:3]) >= 11 else ""  # its window
+    print(f"{counted(part)}: squared error {error} an image, PSNR {ratio} dB{similarity}")
 
 
 def denoise(
@@ -291,12 +320,12 @@ def denoise(
     batch: int = 128,
     ema: bool = True,
 ) -> None:
-    """Spoil data, encode and decode it: originals above, then spoilt, then denoised; PSNR over all n.
+    """Corrupt data, encode and decode it: originals above, then corrupted, then denoised; PSNR over all n.
 
     Args:
         workdir: the folder of a run
-        noise: what is done to an image
-        level: the noise's standard deviation (black is -1, white is 1), or the share of spoilt pixels
+        noise: kind of corruption
+        level: the noise's standard deviation (black is -1, white is 1), or the share of corrupted pixels
         n: how many images are measured; all where the split has fewer
         columns: how many of them are pictured
         out: a .png; WORKDIR/denoise.png by default
@@ -316,34 +345,21 @@ def denoise(
     from jaxgen.types import Batch
 
     at_least(1, n=n, columns=columns, batch=batch)
-    file, spoil = out_file(out, workdir / "denoise.png", ".png"), getattr(noises, noise)(level)
-    run, _ = open_run(workdir)
-    seen = part_of(run, split, n)
-    x = normalize(Batch(jax.numpy.asarray(seen.x))).x
-    noisy = spoil(jax.random.split(jax.random.key(seed), len(x)), x)
-    again = jaxgen.reconstruct(run.experiment.model, run.state, noisy, condition=seen.given, batch=batch, ema=ema)
+    file, corrupt = out_file(out, workdir / "denoise.png", ".png"), getattr(noises, noise)(level)
+    run, _ = open_model(workdir)
+    part = part_of(run, split, n)
+    x = normalize(Batch(jax.numpy.asarray(part.x))).x
+    noisy = corrupt(jax.random.split(jax.random.key(seed), len(x)), x)
+    again = jaxgen.reconstruct(run.experiment.model, run.state, noisy, condition=part.condition, batch=batch, ema=ema)
     columns = min(columns, len(x))
     print(viz.save_picture(file, np.concatenate([a[:columns] for a in (x, noisy, again)]), columns))
     before, after = (_mean(psnr(x, y)) for y in (noisy, again))
-    print(f"PSNR of {counted(seen)}: noisy {before} dB, denoised {after} dB")
-
-
-def sampler_of(run: Any, name: str | None, steps: int | None) -> Any:
-    from jaxgen import sampling
-
-    if name is None and steps is None:
-        return None
-    model, points = run.experiment.model, len(run.experiment.data.shape) == 1
-    name = name or "ddim"
-    steps = (1000 if name == "ddpm" else 50) if steps is None else steps
-    return sampling.named(model, name, steps, float("inf") if points else 1.0)
+    print(f"PSNR of {counted(part)}: noisy {before} dB, denoised {after} dB")
 
 
 def _mean(values: Any) -> str:
-    """mean ± standard error."""
-    import numpy as np
+    """The mean over images with its standard error."""
+    from jaxgen.metrics.estimate import mean_of
+    from jaxgen.metrics.report import number
 
-    values = np.asarray(values, np.float64)
-    known = len(values) > 1 and bool(np.isfinite(values).all())
-    error = values.std(ddof=1) / len(values) ** 0.5 if known else float("nan")
-    return f"{values.mean():.2f} ± {error:.2f}"
+    return number(mean_of(values, ""))

@@ -1,4 +1,4 @@
-"""Commands that score generated images: `evaluate` and `compare`."""
+"""Commands that score generated images: `evaluate`, `nearest` and `compare`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxgen.cli.asked import at_least, named, open_run, out_file
-from jaxgen.cli.draw import sampler_of
+from jaxgen.cli.common import (
+    SAMPLING,
+    Flags,
+    Sampling,
+    at_least,
+    named_condition,
+    open_model,
+    out_file,
+    same_shape,
+    test_split,
+)
 from jaxgen.errors import check
 
 SAMPLES = 10_000
@@ -21,31 +30,30 @@ def evaluate(
     n: int | None = None,
     reals: str | None = None,
     fakes: str | None = None,
+    held_out: str | None = None,
     references: int | None = None,
     extractor: str = "auto",
     weights: str | None = None,
     resize: Literal["tensorflow", "pytorch", "clean"] | None = None,
     lpips: Literal["alex", "vgg"] | None = None,
     epsilon: float = 1e-4,
-    condition: str | None = None,
-    guidance: float | None = None,
-    sampler: str | None = None,
-    sampler_steps: int | None = None,
     seed: int = 0,
-    batch: int = 64,
-    ema: bool = True,
     out: str | None = None,
+    sampling: Flags = SAMPLING,
 ) -> None:
-    """Score samples of a run, or any two sets of images, beside what real images score at that number; the numbers and
-    all that they depend on go to WORKDIR/evaluation.json.
+    """Score samples of a run, or any two sets of images, with the same score of held-out real images as a floor; the
+    numbers and all that they depend on go to WORKDIR/evaluation.json. Samples have the conditions of the data by
+    default.
 
     Args:
         workdir: the folder of a run; none to compare --reals and --fakes
         metrics: of fid, fid_infinity, kid, is, prdc, classes, copying, separated by commas; all that the extractor
-            allows but fid_infinity by default; of a run also likelihood, reconstruction, probe and ppl
+            and the data allow but fid_infinity by default; of a run also likelihood, reconstruction, probe and ppl
         n: samples, 10,000 by default; without a run the first so many of the fakes, all by default
-        reals: a folder, a .npz file or a data set instead of what the run was trained on
+        reals: a folder, a .npz file or a data set as the reference set instead of the run's training data
         fakes: a folder or a .npz file instead of samples
+        held_out: a folder, a .npz file or a data set (of which the test split) of real images that are not among the
+            reals; the test split of the reals by default. Without any, the floor is that of two halves of the reals
         references: reference images; all by default
         extractor: inception, classifier (trained on the data set itself), classifier:NAME (on another), pixels; auto:
             the classifier for labelled grey images, else inception
@@ -55,45 +63,38 @@ def evaluate(
         lpips: the trunk of LPIPS, for reconstruction and ppl; its files from JAXGEN_ALEXNET and JAXGEN_LPIPS_ALEX (or
             VGG16 and VGG) or the cache; pixels' squared distance by default
         epsilon: the step of ppl's paths; larger in half precision
-        condition: a label for all samples; those of the data by default
-        guidance: classifier-free guidance scale
-        sampler: ddim or ddpm, for a model that iterates
-        sampler_steps: steps of that sampler
         seed: of samples and of everything that is drawn
-        batch: images a call, over all devices
-        ema: use the averaged parameters
         out: the .json file
     """
-    at_least(1, batch=batch, **{k: v for k, v in {"n": n, "references": references}.items() if v is not None})
+    from jaxgen.metrics import report
+
+    at_least(1, batch=sampling.batch, n=n, references=references)
     file = out_file(out, (workdir or Path()) / "evaluation.json", ".json")
     check(
         workdir is not None or (reals is not None and fakes is not None),
         "evaluate what? Give the folder of a run, or two sets of images: --reals A --fakes B",
     )
     check(workdir is None or fakes is None, "give either the folder of a run or --fakes, not both")
-    options = {"condition": condition, "guidance": guidance, "sampler": sampler, "sampler_steps": sampler_steps}
-    given = {name: value for name, value in options.items() if value is not None}
-    check(workdir is not None or not given, f"--{', --'.join(given)}: only for samples of a run".replace("_", "-"))
-    chosen = _metrics(metrics, of_run=workdir is not None)
-    ask = _Ask(SAMPLES if n is None and workdir is not None else n, references, seed, batch, ema, given, lpips, epsilon)
-    sides = _of_files(str(reals), str(fakes), ask) if workdir is None else _of_run(workdir, reals, ask)
-    found = _scored(sides, chosen, (extractor, weights, resize), ask)
-    print("\n".join(_told(found)))
+    chosen = ", ".join(f"--{name}" for name in sampling.chosen()).replace("_", "-")
+    check(workdir is not None or not chosen, f"{chosen}: only for samples of a run")
+    names = _metrics(metrics)
+    n = SAMPLES if n is None and workdir is not None else n
+    request = _Request(n, references, seed, sampling, held_out, lpips, epsilon)
+    sides = _of_files(str(reals), str(fakes), request) if workdir is None else _of_run(workdir, reals, request)
+    found = _scored(sides, names, (extractor, weights, resize), request)
+    print("\n".join([*report.headline(found.protocol), *report.table(found.scores)]))
     if workdir is not None or out is not None:
-        from jaxgen.metrics import report
-
         print(report.add(file, found))
 
 
-class _Ask(NamedTuple):
-    """What was asked for; given: of the samples."""
+class _Request(NamedTuple):
+    """The flags of an evaluation."""
 
-    n: Any
+    n: int | None
     references: int | None
     seed: int
-    batch: int
-    ema: bool
-    given: dict[str, Any]
+    sampling: Sampling
+    held_out: str | None
     lpips: str | None
     epsilon: float
 
@@ -111,40 +112,40 @@ class _Sides(NamedTuple):
     sharding: Any = None
 
 
-def _of_files(reals: str, fakes: str, ask: _Ask) -> _Sides:
+def _of_files(reals: str, fakes: str, request: _Request) -> _Sides:
     fake = images(fakes)
-    fake = fake if ask.n is None else fake._replace(size=min(ask.n, fake.size))
+    fake = fake if request.n is None else fake._replace(size=min(request.n, fake.size))
     real = images(reals)
-    return _Sides(real, fake, _held_out(real), {"fakes": f"{fake.size:,} images of {fake.name} {fake.split}"}, {})
+    protocol = {"fakes": f"{fake.size:,} images of {fake.name} {fake.split}"}
+    return _Sides(real, fake, _held_out(real, request.held_out), protocol, {})
 
 
-def _of_run(workdir: Path, reals: str | None, ask: _Ask) -> _Sides:
+def _of_run(workdir: Path, reals: str | None, request: _Request) -> _Sides:
     from jaxgen.metrics.evaluation import samples
     from jaxgen.metrics.trained import Trained
 
-    run, place = open_run(workdir)
-    exp, given = run.experiment, ask.given
-    check(len(exp.data.shape) == 3, f"{workdir} draws points {exp.data.shape}, not images: there is nothing to see")
+    run, place = open_model(workdir)
+    exp, flags, n = run.experiment, request.sampling, request.n or SAMPLES
+    check(len(exp.data.shape) == 3, f"{workdir} draws points {exp.data.shape}, not images: it cannot be scored")
     data = exp.data if reals is None else images(reals)
-    held_out = _held_out(data)
-    sampler = sampler_of(run, given.get("sampler"), given.get("sampler_steps"))
-    options = {"sampler": sampler, "guidance": given.get("guidance")}
-    told = None if "condition" not in given else named(exp.model, exp.data.classes, given["condition"], ask.n)
-    where = {"ema": ask.ema, "sharding": place.rows}
-    drawn = samples(exp.model, run.state, exp.data, ask.n, ask.seed, told, **where, **options)
-    protocol = {"fakes": exp.name, "step": run.step, "ema": ask.ema, **given}
-    seen = (ask.seed, ask.ema, _lpips(ask.lpips, exp.data.shape), ask.epsilon)
-    trained = Trained(exp.model, run.state, exp.data, _held_out(exp.data) or exp.data, ask.n, *seen)
-    cost = _cost(run, drawn, ask.batch, place.devices, options)
-    return _Sides(data, drawn, held_out, protocol, cost, trained, place.rows)
+    test = test_split(exp.data) or (images(request.held_out, "test") if request.held_out else None)
+    given = None if flags.condition is None else named_condition(run, flags.condition, n)
+    options = flags.options(run, place)
+    drawn = samples(exp.model, run.state, exp.data, n, request.seed, given, **options)
+    protocol = {"fakes": exp.name, "step": run.step, "ema": flags.ema, **flags.chosen()}
+    own = (request.seed, flags.ema, _lpips(request.lpips, exp.data.shape), request.epsilon)
+    test = None if test is None else same_shape(exp, test)
+    trained = Trained(exp.model, run.state, exp.data, test, n, *own)
+    cost = _cost(run, drawn, flags.batch, place.devices, options)
+    return _Sides(data, drawn, _held_out(data, request.held_out), protocol, cost, trained, place.rows)
 
 
 def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
     """(name, distance), for images as large as the trunk needs them."""
     if net is None:
         return None
-    from jaxgen.losses.perceptual import lpips
     from jaxgen.metrics import weights
+    from jaxgen.metrics.lpips import lpips
     from jaxgen.nets.lpips import least_size
 
     size = 64 if min(shape[:2]) < least_size(net) else None  # its weights were fitted at 64 pixels
@@ -153,8 +154,8 @@ def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
     return f"LPIPS ({net}{', enlarged to 64' if size else ''})", lpips(*files, net=net, size=size)
 
 
-def _cost(run: Any, drawn: Any, batch: int, devices: int, options: dict) -> dict[str, Any]:
-    """What a sample takes: evaluations of the network, and time in a call of `batch` that is compiled already."""
+def _cost(run: Any, drawn: Any, batch: int, devices: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Of one sample: network evaluations, and time in a call of `batch` that is compiled already."""
     import numpy as np
 
     from jaxgen import sampling
@@ -174,61 +175,55 @@ def _cost(run: Any, drawn: Any, batch: int, devices: int, options: dict) -> dict
     }
 
 
-def _scored(sides: _Sides, chosen: list[str] | None, eyes_of: tuple[str, str | None, str | None], ask: _Ask) -> Any:
-    """An `evaluation.Evaluation` of the chosen metrics; of all, as far as the extractor allows, where none is."""
-    from jaxgen.metrics import evaluation, trained
+def _scored(
+    sides: _Sides, names: list[str] | None, extractor: tuple[str, str | None, str | None], request: _Request
+) -> Any:
+    """An `evaluation.Evaluation` of the metrics of those names, by default of all that extractor and data allow."""
+    from jaxgen.metrics import evaluation
 
-    looks = [name for name in chosen or () if name in trained.LOOKS]
-    scores = trained.look(sides.trained, looks) if looks else {}
-    found = evaluation.Evaluation({}, {"reals": sides.reals.name, "samples": ask.n, "seed": ask.seed})
-    if chosen is None or len(looks) < len(chosen):
-        chosen = None if chosen is None else [name for name in chosen if name not in looks]
-        eyes = evaluation.extractor_for(eyes_of[0], sides.reals, *eyes_of[1:])
-        options = {"seed": ask.seed, "batch": ask.batch, "sharding": sides.sharding, "references": ask.references}
-        found = evaluation.evaluate(sides.reals, sides.fakes, eyes, chosen, held_out=sides.held_out, **options)
-    return evaluation.Evaluation({**found.scores, **scores}, {**found.protocol, **sides.protocol}, sides.cost)
+    of_model = names is not None and all(evaluation.MODEL in evaluation.METRICS[name].needs for name in names)
+    chosen = None if of_model else evaluation.extractor_for(extractor[0], sides.reals, *extractor[1:])
+    found = evaluation.evaluate(
+        sides.reals,
+        sides.fakes,
+        chosen,
+        names,
+        held_out=sides.held_out,
+        trained=sides.trained,
+        references=request.references,
+        seed=request.seed,
+        batch=request.sampling.batch,
+        sharding=sides.sharding,
+    )
+    return found._replace(protocol={**found.protocol, **sides.protocol}, cost=sides.cost)
 
 
-def _told(found: Any) -> list[str]:
-    from jaxgen.metrics import report
-
-    p = found.protocol
-    what = f"{p['samples']:,} samples of {p['fakes']}, step {p['step']}," if "step" in p else p["fakes"]
-    return [f"{p.get('extractor', 'the model itself')}: {what} against {p['reals']}", *report.table(found.scores)]
-
-
-def _metrics(metrics: str | None, of_run: bool) -> list[str] | None:
+def _metrics(metrics: str | None) -> list[str] | None:
     from jaxgen.metrics.evaluation import METRICS
-    from jaxgen.metrics.trained import LOOKS
 
     if metrics is None:
         return None
-    chosen, known = [word.strip() for word in metrics.split(",")], [*METRICS, *(LOOKS if of_run else ())]
-    unknown = [word for word in chosen if word not in known]
-    check(not unknown, f"unknown metric {', '.join(unknown)!r}: choose of {', '.join(known)}")
-    return chosen
+    names = [word.strip() for word in metrics.split(",")]
+    unknown = [name for name in names if name not in METRICS]
+    check(not unknown, f"unknown metric {', '.join(unknown)!r}: choose of {', '.join(METRICS)}")
+    return names
 
 
-def images(name: str) -> Any:
-    """A folder, a .npz file or a data set by its name, all images of it, as they are."""
+def images(name: str, split: str = "train") -> Any:
+    """All images of a folder or a .npz file, or that split of a data set by its name."""
     from jaxgen import data as sets
 
     if Path(name).is_dir():
         return sets.load(f"folder:{name}", "all", size=None, channels=None, labels=False)
-    return sets.load(name, "all" if name.endswith(".npz") else "train")
+    return sets.load(name, "all" if name.endswith(".npz") else split)
 
 
-def _held_out(data: Any) -> Any:
-    """The test split of a data set whose training split is the reference, or None where there is none."""
-    from jaxgen import data as sets
-    from jaxgen.errors import InputError
-
-    if data.split != "train":
-        return None
-    try:
-        return sets.other_split(data, "test")
-    except InputError:
-        return None
+def _held_out(data: Any, name: str | None) -> Any:
+    """The held-out images of that name, by default the test split of a data set whose training split is the reference
+    set; None where there are none."""
+    if name is not None:
+        return images(name, "test")
+    return test_split(data) if data.split == "train" else None
 
 
 def nearest(
@@ -240,12 +235,11 @@ def nearest(
     extractor: str = "auto",
     weights: str | None = None,
     seed: int = 0,
-    batch: int = 64,
-    ema: bool = True,
     out: str | None = None,
+    sampling: Flags = SAMPLING,
 ) -> None:
-    """A picture of samples, each with the training images that are nearest to it in an extractor's codes to its right:
-    are they copies? `jaxgen evaluate --metrics copying` says how often.
+    """A picture of samples, each with its nearest training images in an extractor's features to its right: are they
+    copies? `jaxgen evaluate --metrics copying` measures how often. Samples have the conditions of the data by default.
 
     Args:
         workdir: the folder of a run
@@ -254,8 +248,6 @@ def nearest(
         extractor: as in jaxgen evaluate
         weights: the file of Inception's weights
         seed: of the samples
-        batch: images a call, over all devices
-        ema: use the averaged parameters
         out: a .png; WORKDIR/nearest.png by default
     """
     import numpy as np
@@ -266,16 +258,17 @@ def nearest(
     from jaxgen.metrics.features import extract, pieces
     from jaxgen.metrics.neighbours import nearest as find
 
-    at_least(1, n=n, neighbours=neighbours, batch=batch)
+    at_least(1, n=n, neighbours=neighbours, batch=sampling.batch)
     file = out_file(out, workdir / "nearest.png", ".png")
-    run, place = open_run(workdir)
+    run, place = open_model(workdir)
     data = run.experiment.data
-    eyes = extractor_for(extractor, data, weights)
-    fakes = samples(run.experiment.model, run.state, data, n, seed, ema=ema, sharding=place.rows)
-    see = {"batch": batch, "sharding": place.rows}
+    chosen = extractor_for(extractor, data, weights)
+    given = None if sampling.condition is None else named_condition(run, sampling.condition, n)
+    fakes = samples(run.experiment.model, run.state, data, n, seed, given, **sampling.options(run, place))
+    options = {"batch": sampling.batch, "sharding": place.rows}
     shown = next(pieces(fakes, np.arange(n), place.devices * -(-n // place.devices)))[:n]
-    reals, drawn = extract(eyes, data, keep=True, **see), extract(eyes, in_memory("samples", "shown", shown), **see)
-    index, _ = find(reals.codes, drawn.codes, neighbours)
+    reals = extract(chosen, data, keep=True, **options).vectors
+    index, _ = find(reals, extract(chosen, in_memory("samples", "shown", shown), **options).vectors, neighbours)
     x = next(pieces(data, index.ravel(), index.size))
     print(viz.save_picture(file, viz.beside([shown], x), 1 + neighbours))
 
@@ -284,7 +277,8 @@ def compare(runs: tuple[Path, ...], /, *, metric: str = "fid", out: str = "compa
     """Evaluated runs in one table and one figure: score against training time and against network evaluations a sample.
 
     Args:
-        runs: folders of runs that `jaxgen evaluate` has scored alike; several evaluations of one are several points
+        runs: folders of runs that `jaxgen evaluate` has scored the same way; several evaluations of one are several
+            points
         metric: the score that is drawn
         out: a .png; the table goes beside it as .csv
     """
@@ -297,14 +291,16 @@ def compare(runs: tuple[Path, ...], /, *, metric: str = "fid", out: str = "compa
     evaluations = {run: _with(run, metric) for run in runs}
     report.comparable([e for found in evaluations.values() for e in found])
     for run, found in evaluations.items():
-        seen = records.read(run)
-        curves[run.name] = [(r["seconds"], r[f"score/{metric}"]) for r in seen if f"score/{metric}" in r]
+        written = records.read(run)
+        curves[run.name] = [(r["seconds"], r[f"score/{metric}"]) for r in written if f"score/{metric}" in r]
         for e in found:
-            point = _Point(run.name, e, _seconds(seen, e.protocol["step"]), e.scores[metric])
+            point = _Point(run.name, e, _seconds(written, e.protocol["step"]), e.scores[metric])
             points.setdefault(run.name, []).append(point)
             rows.append(point.row())
-    first = next(iter(evaluations.values()))[0]
-    print(f"{first.protocol['extractor']}: {first.protocol['samples']:,} samples against {first.protocol['reals']}")
+    first = next(iter(evaluations.values()))[0].protocol
+    print(
+        f"{first.get('extractor', 'the model')}: {first['samples']:,} samples against {first.get('reals', 'nothing')}"
+    )
     names = _Point.columns(metric)
     print("\n".join(report.columns([names, *rows])))
     print(viz.save_table(file.with_suffix(".csv"), [names, *rows]))
@@ -324,20 +320,20 @@ class _Point(NamedTuple):
         return ("run", "step", "training", "parameters", "evaluations", "a sample", metric, "real images", *_OTHERS)
 
     def row(self) -> tuple[str, ...]:
-        from jaxgen.metrics.report import number
+        from jaxgen.metrics.report import floor, number
 
-        e, s = self.evaluation, self.score
-        floor = "" if s.floor is None else f"{number(s.floor, s.floor_error)} ({s.floor_images:,})"
-        others = [number(e.scores[n].value, e.scores[n].error) if n in e.scores else "" for n in _OTHERS]
+        e = self.evaluation
+        others = [number(e.scores[name].estimate) if name in e.scores else "" for name in _OTHERS]
         size = sum(e.cost["parameters"].values())
-        cost = (f"{size:,}", str(e.cost["network_evaluations"]), f"{1000 * e.cost['seconds_a_sample']:.3g} ms")
         return (
             self.run,
             str(e.protocol["step"]),
             f"{self.seconds:.0f} s",
-            *cost,
-            number(s.value, s.error),
-            floor,
+            f"{size:,}",
+            str(e.cost["network_evaluations"]),
+            f"{1000 * e.cost['seconds_a_sample']:.3g} ms",
+            number(self.score.estimate),
+            floor(self.score),
             *others,
         )
 
@@ -355,9 +351,9 @@ def _with(run: Path, metric: str) -> list:
     return found
 
 
-def _seconds(seen: list[dict], step: int) -> float:
+def _seconds(written: list[dict], step: int) -> float:
     """How long a run had trained at a step."""
-    return max((r["seconds"] for r in seen if r["step"] <= step), default=float("nan"))
+    return max((r["seconds"] for r in written if r["step"] <= step), default=float("nan"))
 
 
 def _panels(metric: str, points: dict[str, list[_Point]], curves: dict[str, list]) -> list:
@@ -365,10 +361,12 @@ def _panels(metric: str, points: dict[str, list[_Point]], curves: dict[str, list
 
     everything = [p for each in points.values() for p in each]
     real = next((p.score for p in everything if p.score.floor is not None), None)
-    floor = None if real is None else (f"real images ({real.floor_images:,})", real.floor)
+    floor = None if real is None else (f"real images ({real.floor_images:,})", real.floor.value)
 
     def drawn(x: Any) -> list:
-        return [Curve(name, [(x(p), p.score.value, p.score.error) for p in each]) for name, each in points.items()]
+        return [
+            Curve(name, [(x(p), p.score.value, p.score.estimate.error) for p in each]) for name, each in points.items()
+        ]
 
     thin = [Curve(name, [(x, y, 0.0) for x, y in each], thin=True) for name, each in curves.items() if each]
     return [

@@ -16,16 +16,17 @@ Layout = Literal["one", "data", "fsdp", "pmap"]
 
 def train(path: str, argv: Sequence[str]) -> None:
     """`jaxgen train EXPERIMENT.py [flags]`: the experiment's keywords and the run's own options are the flags."""
-    from jaxgen import experiment
+    from jaxgen import grafts, loop, runs
 
-    function = experiment.load_function(path)
+    function = runs.load_function(path)
     given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
     options = {name: given.pop(name) for name in RUN_HELP if name not in ("steps", "seed")}
     _join(options["coordinator"], options["processes"], options["process"])
     given = {name: value for name, value in given.items() if value is not None or name not in ("steps", "seed")}
-    exp = experiment.load_experiment(path, **given)
+    exp = runs.load_experiment(path, **given)
     scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
-    experiment.fit(exp, options["workdir"], layout=options["layout"], start=options["start"], scoring=scoring)
+    start = None if options["start"] is None else grafts.parse(options["start"])
+    loop.fit(exp, options["workdir"], layout=options["layout"], start=start, scoring=scoring)
 
 
 def _scoring(metric: str | None, every: int, n: int, extractor: str) -> Any:
@@ -56,7 +57,7 @@ def _run_options(
 RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
-    "start": "folder of a run of the same networks, whose parameters a new run begins with",
+    "start": "folder of a run of the same networks, whose parameters a new run begins with; or GROUP=RUN,GROUP=RUN",
     "score": "fid, kid, recall, ...: score samples while training and keep the best state in the run's folder best",
     "score_every": "in steps",
     "score_n": "samples a score",
@@ -94,17 +95,17 @@ def _with_run_options(function: Callable) -> Callable[..., dict]:
 
 
 def parse(function: Callable, argv: list[str], prog: str) -> Any:
-    """tyro, with its mistakes said in one line."""
+    """tyro, whose error messages become one line."""
     import tyro
 
-    told = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(message):
             return tyro.cli(function, args=argv, prog=prog)
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).split("For full helptext")[0]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).split("For full helptext")[0]
         lines = [line.strip("│| ") for line in text.splitlines()[1:]]  # of a box with a title
         lines = [line for line in lines if line.strip("-─╰╯+") and line != "Argument helptext:"]
         raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None

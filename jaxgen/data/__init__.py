@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxgen.data import attributes, celeb_a, cifar10, digits, folder, mnist, npz, photos, synthetic, tfds_images
 from jaxgen.data.dataset import Dataset, in_memory
+from jaxgen.data.described import find, note, stand_in
 from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
 from jaxgen.data.subsets import balanced, class_numbers, labelled, labels_of, only_classes, subset, without_classes
 from jaxgen.types import InputError, check
@@ -61,9 +62,17 @@ def load(name: str, split: str = "train", **options) -> Dataset:
     """The data set `name`: one of `SETS`, "folder:PATH", a path ending in .npz, or an image set of TFDS ("tfds:NAME").
 
     `options` are those of the set's own function (`size=`, `labels=`, `n=`, ...). Unknown names, splits and options,
-    and sets that are not prepared, raise InputError.
+    and sets that are not prepared, raise InputError. While a trained run is rebuilt, a set that it was trained on is
+    read at the first `take` only.
     """
     name = str(name)
+    description = find(name, split, options)
+    if description is not None:
+        return stand_in(description, partial(_load, name, split, **options))
+    return note(name, _load(name, split, **options))
+
+
+def _load(name: str, split: str, **options) -> Dataset:
     function = _find(name)
     allowed = _option_names(function)
     for option in options:

@@ -1,6 +1,6 @@
 """Attributes that are measured from the pictures themselves: is the pen thick, the digit slanted, does it have a loop?
 
-They need no annotator and can be measured of generated pictures too, which tells whether a model did as it was asked.
+They need no annotator and can be measured of generated pictures too: does a model follow its condition?
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load_mnist(split: str = "train", **options) -> Dataset:
 
 def measured(dataset: Dataset, thresholds: np.ndarray | None = None) -> Dataset:
     """`dataset` with the attributes `NAMES` instead of its labels: 1 where `measurements` exceed their thresholds [5],
-    which are the medians of this very data set, and `LOOP`, unless told otherwise."""
+    by default the medians of this very data set, and `LOOP`."""
     grey = len(dataset.shape) == 3 and dataset.shape[2] == 1
     check(grey, f"attributes are measured of grey pictures [H, W, 1], those of {dataset.name} are {dataset.shape}")
     x = np.asarray(dataset.take(np.arange(dataset.size)).x)
@@ -59,14 +59,14 @@ def measurements(x: Array | np.ndarray) -> np.ndarray:
     y = rows - mean(rows)[:, None, None]
     cross = mean(y * (columns - mean(columns)[:, None, None]))
     upper = rows < ((top + bottom + 1) / 2.0)[:, None, None]
-    told = (
+    measured_values = (
         ink / np.maximum(_boundary(drawn), 1),
         -cross / np.maximum(mean(y**2), 1e-9),
         (right - left + 1) / (bottom - top + 1),
         mean(upper),
         _surrounded(drawn),
     )
-    return np.stack(told, axis=1)
+    return np.stack(measured_values, axis=1)
 
 
 def _extent(drawn: np.ndarray, over: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
-"""What takes long to make and is always made alike - decoded data sets, features of images, trained referees - on disk.
+"""What takes long to make and comes out the same each time, on disk: decoded data sets, features, trained referees.
 
 One file an entry, in the folder named by the environment variable JAXGEN_CACHE (default ~/.cache/jaxgen): three arrays
 in .npy form, one after the other: a CRC-32, the examples, and what goes with them. Nothing is ever unpickled. A file is
-written under a temporary name and then renamed, so that another process sees all of it or nothing; one that is damaged
+written under a temporary name and then renamed, so that another process finds all of it or nothing; one that is damaged
 is rebuilt. The folder may be deleted at any time.
 """
 
@@ -56,10 +56,10 @@ def _read(path: Path, shape: tuple[int, ...], dtype: type) -> Arrays | None:
     try:
         with open(path, "rb") as file:
             checksum, x, labels = (np.load(file, allow_pickle=False) for _ in range(3))
-        whole = x.shape == shape and x.dtype == dtype and int(checksum) == _checksum(x, labels)
+        intact = x.shape == shape and x.dtype == dtype and int(checksum) == _checksum(x, labels)
     except Exception:  # a damaged header can fail in any way, and each means the same: not what was written
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         _log.warning("%s is damaged and is built again", path)
         return None
     return x, labels if len(labels) else None

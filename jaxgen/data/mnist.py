@@ -31,16 +31,17 @@ def load_binary(split: str = "train", *, data_dir: str | None = None) -> Dataset
     the probability of its grey value (Salakhutdinov and Murray 2008). For a new draw at every use, see
     `families.dynamically_binarised`.
 
-    Splits as in Larochelle and Murray (2011): train 50,000, validation the last 10,000 of MNIST's training pictures,
-    test 10,000. Their own draw is a file that is not used here: this is another draw from the same distribution.
+    The splits have the sizes of those of Larochelle and Murray (2011), train 50,000, validation 10,000, test 10,000,
+    but not their members: "validation" is the last 10,000 of MNIST's training pictures. Nor are the pixels theirs,
+    whose files are not used here, but another draw from the same distribution.
     """
     known = ", ".join(BINARY_SPLITS)
     check(split in BINARY_SPLITS, f"binary_mnist has no split {split!r}; give one of {known}")
-    whole, start, stop = BINARY_SPLITS[split]
-    grey = tfds_images.load("mnist", whole, data_dir=data_dir)
+    part, start, stop = BINARY_SPLITS[split]
+    grey = tfds_images.load("mnist", part, data_dir=data_dir)
     batch = grey.take(np.arange(start, stop))
     # raw Philox words: NumPy promises their stream for all versions
-    random = np.random.Philox(key=np.array([BINARY_SEED, whole == "test"], np.uint64)).advance(start * 784 // 4)
+    random = np.random.Philox(key=np.array([BINARY_SEED, part == "test"], np.uint64)).advance(start * 784 // 4)
     words = random.random_raw(batch.x.size).reshape(batch.x.shape)
     binary = np.where(words % 255 < batch.x, 255, 0).astype(np.uint8)
     return in_memory("binary_mnist", split, binary, batch.condition, grey.classes)

@@ -11,6 +11,7 @@ from jaxgen.data.pipeline import order
 from jaxgen.types import InputError, check
 
 SPLITS = ("train", "test", "all")
+MOST_CLASSES = 1_000_000
 REWRITE = "write it again as plain numbers with numpy.savez"
 
 
@@ -31,8 +32,10 @@ def load(path: str, split: str = "train") -> Dataset:
     if labels is not None:
         good = labels.shape == (len(x),) and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
         what = f"{labels.dtype} {list(labels.shape)}"
-        check(good, f"{path}: labels are {what}; expected whole numbers [{len(x)}] from 0 up, one an example")
-        classes = [str(label) for label in range(int(labels.max()) + 1)]
+        check(good, f"{path}: labels are {what}; expected integers [{len(x)}] from 0 up, one an example")
+        most = int(labels.max())
+        check(most < MOST_CLASSES, f"{path}: a label is {most}, at most {MOST_CLASSES - 1} is read; number them from 0")
+        classes = [str(label) for label in range(most + 1)]
     if split != "all":
         rows = order(len(x), 0, 0, len(x))
         held_out = max(1, len(x) // 10)
@@ -61,7 +64,7 @@ def _examples(path: str, key: str, x: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, C], float32 [N, H, W, C] or float32 [N, D]."""
     what = f"{path}: {key} is {x.dtype} {list(x.shape)}"
     check(x.ndim in (2, 3, 4) and x.size > 0, f"{what}; expected [N, H, W, C], [N, H, W] or points [N, D]")
-    check(x.dtype.kind in "iuf", f"{what}; expected whole or real numbers: {REWRITE}")
+    check(x.dtype.kind in "iuf", f"{what}; expected integers or real numbers: {REWRITE}")
     if x.dtype.kind == "f":
         check(bool(np.isfinite(x).all()), f"{what} with values that are not finite; remove the examples that have them")
     if x.ndim == 2:

@@ -1,8 +1,8 @@
 """Patches of two colour photographs, 427x640, that come with scikit-learn. No download.
 
 The Summer Palace (china.jpg, by danielbuechele) and a flower (flower.jpg, by vultilion), both from Flickr, Creative
-Commons Attribution 2.0, as the README of `sklearn.datasets.images` says. Two photographs are little: enough to try
-models of small colour images without a download, not enough to say how well a model colours the world.
+Commons Attribution 2.0, by the README of `sklearn.datasets.images`. Two photographs are little: enough to try
+models of small colour images without a download, not enough to judge how well a model colours the world.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SMALLEST, LARGEST = 8, 128
 
 
 def load(split: str = "train", *, size: int = 32, n: int | None = None) -> Dataset:
-    """uint8 [n, size, size, 3], size 8 to 128, the label says which photograph.
+    """uint8 [n, size, size, 3], size 8 to 128, the label is the number of the photograph.
 
     "train" takes n = 20,000 patches from the left three quarters of both, "test" 2,000 from the right quarter: no pixel
     is in both. The places are always the same; more patches begin with those of fewer. They overlap.
@@ -41,7 +41,7 @@ def load(split: str = "train", *, size: int = 32, n: int | None = None) -> Datas
     row, column = (words % np.array(windows.shape[1:3], np.uint64)).astype(np.int64).T
     which = (np.arange(n) % len(NAMES)).astype(np.int32)
 
-    def take(indices: np.ndarray) -> Batch:  # cut out when asked for: n patches need not fit in memory
+    def take(indices: np.ndarray) -> Batch:  # cut out at each use: n patches need not fit in memory
         cut = windows[which[indices], row[indices], column[indices]]
         return Batch(np.ascontiguousarray(np.moveaxis(cut, 1, -1)), which[indices])  # type: ignore[arg-type]
 

@@ -56,7 +56,7 @@ def check_format(size: Any, channels: int | None) -> None:
     """Refuse a `size` or a number of `channels` that no picture can have."""
     check(
         size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 1),
-        f"size={size!r}: expected a whole number of pixels; give size=64, for example",
+        f"size={size!r}: expected an integer number of pixels; give size=64, for example",
     )
     check(channels in (None, 1, 3, 4), f"channels={channels!r}: expected 3 (colour) or 1 (grey); give one of these")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,7 +54,7 @@ def order(size: int, seed: int, position: int, count: int) -> np.ndarray:
     (Salmon et al., 2011). Every epoch has every example once, and a range may cross any number of epochs.
     """
     check(size >= 1, f"a data set of {size} examples cannot be shuffled; give one with at least one example")
-    check(0 <= seed < 2**64, f"seed={seed}: expected a whole number from 0 to 2**64 - 1; give such a seed")
+    check(0 <= seed < 2**64, f"seed={seed}: expected an integer from 0 to 2**64 - 1; give such a seed")
     check(position >= 0 and count >= 0, f"position={position}, count={count}: expected neither below 0")
     parts, end = [], position + count
     while position < end:
@@ -117,7 +118,7 @@ def reader(
 
     def take(s, n):
         indices = order(dataset.size, seed, s * m * a * b, n * m * a * b).reshape(n, m, a, b)[..., low:high]
-        return _reshape(*dataset.take(indices.reshape(-1)), indices.shape)
+        return _reshape(dataset.take(indices.reshape(-1)), indices.shape)
 
     return Reader(take, step)
 
@@ -141,13 +142,10 @@ def _streaming_reader(dataset: Dataset, seed: int, shape: tuple[int, int, int], 
 
     def take(_, n):  # the steps are consecutive by construction: the iterator stands where the Reader does
         parts = [next(iterator) for _ in range(n * m * a)]
-        x = np.concatenate([part.x for part in parts])
-        labels = None if parts[0].condition is None else np.concatenate([part.condition for part in parts])
-        return _reshape(x, labels, (n, m, a, high - low))
+        return _reshape(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), (n, m, a, high - low))
 
     return Reader(take, step, iterator.close)
 
 
-def _reshape(x: Any, labels: Any, leading: tuple[int, ...]) -> Batch:
-    x = x.reshape(leading + x.shape[1:])
-    return Batch(x, None if labels is None else labels.reshape(leading + labels.shape[1:]))
+def _reshape(batch: Batch, leading: tuple[int, ...]) -> Batch:
+    return jax.tree.map(lambda leaf: leaf.reshape(leading + leaf.shape[1:]), batch)

@@ -1,5 +1,5 @@
 """Parts of a data set: some of its examples, some of its classes, labels for a few. Each is a data set again, whose
-`other_split` is the whole other split: a model that never saw a class is tested with it."""
+`other_split` is the complete other split: a model that was trained without a class is tested with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def subset(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> Dataset:
     """The examples of those indices, in their order. InputError for none, and for indices outside the data set."""
     indices = np.asarray(indices)
     check(indices.ndim == 1 and indices.size > 0, f"a part of {dataset.name} needs at least one example, it has none")
-    check(np.issubdtype(indices.dtype, np.integer), f"examples are chosen by whole numbers, not by {indices.dtype}")
+    check(np.issubdtype(indices.dtype, np.integer), f"examples are chosen by integers, not by {indices.dtype}")
     low, high = indices.min(), indices.max()
     inside = low >= 0 and high < dataset.size
     check(inside, f"{dataset.name} has the examples 0 to {dataset.size - 1}, not {low} to {high}")
@@ -66,37 +66,41 @@ def balanced(dataset: Dataset, n: int, seed: int = 0) -> np.ndarray:
             f"{n} labels of {dataset.name} are {wanted} of class {_name(dataset, int(c))}, which has {len(members)}: "
             "give fewer",
         )
-        # epoch 1 + c of the class's own endless stream: epoch 0 says which classes have one more
+        # epoch 1 + c of the class's own endless stream: epoch 0 chooses the classes that have one more
         parts.append(members[order(len(members), seed, (1 + int(c)) * len(members), int(wanted))])
     return np.concatenate(parts)
 
 
 def labels_of(dataset: Dataset) -> np.ndarray:
-    """int32 [size], the label of every example. InputError for a set without labels, with attributes instead, or read
-    from storage at each use."""
+    """int32 [size], the label of every example. InputError for a set without labels, with other conditions instead, or
+    read from storage at each use."""
     check(
         not dataset.streaming,
         f"{dataset.name} is read from storage, its labels with its pictures: load it with streaming=False",
     )
     first = dataset.take(np.zeros(1, np.int64)).condition
     check(first is not None, f"{dataset.name} has no labels: this needs a data set with one label an example")
+    check(
+        not isinstance(first, dict | tuple),
+        f"{dataset.name} has several conditions an example: this needs one label an example",
+    )
     check(np.ndim(first) == 1, f"{dataset.name} has {np.shape(first)[1:]} attributes: this needs one label an example")
     chunks = [np.arange(start, min(start + CHUNK, dataset.size)) for start in range(0, dataset.size, CHUNK)]
     return np.concatenate([np.asarray(dataset.take(chunk).condition) for chunk in chunks])
 
 
 def class_numbers(dataset: Dataset, classes: Sequence[int | str] | int | str) -> np.ndarray:
-    """int [n] of classes given by number or, upper and lower case alike, by name. A word that is a name and also a
+    """int [n] of classes given by number or by name, in upper or lower case. A word that is a name and also a
     number is the name. InputError for unknown ones, and for none."""
     known: dict[int | str, int] = {str(i): i for i in range(len(dataset.classes))}
     known |= {name.lower(): i for i, name in enumerate(dataset.classes)} | {i: i for i in range(len(dataset.classes))}
     given = [classes] if isinstance(classes, int | str) else classes
-    asked = [c.strip().lower() if isinstance(c, str) else int(c) for c in given]
-    unknown = [str(c) for c in asked if c not in known]
+    chosen = [c.strip().lower() if isinstance(c, str) else int(c) for c in given]
+    unknown = [str(c) for c in chosen if c not in known]
     there = ", ".join(dataset.classes) or "no classes"
     check(not unknown, f"unknown class {', '.join(unknown)!r}: {dataset.name} has {there}")
-    check(bool(asked), f"no class is given: {dataset.name} has {there}")
-    return np.array([known[c] for c in asked])
+    check(bool(chosen), f"no class is given: {dataset.name} has {there}")
+    return np.array([known[c] for c in chosen])
 
 
 def _name(dataset: Dataset, label: int) -> str:

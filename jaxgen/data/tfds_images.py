@@ -1,6 +1,6 @@
 """Any image set of TensorFlow Datasets, read without TensorFlow from prepared ArrayRecord files.
 
-The files are looked for in `data_dir`, in the folder named by TFDS_DATA_DIR, or in ~/tensorflow_datasets. Nothing here
+The files are those in `data_dir`, in the folder named by TFDS_DATA_DIR, or in ~/tensorflow_datasets. Nothing here
 reaches the network except `prepare`: a set that is not prepared is refused at once with the command that prepares it.
 """
 
@@ -142,7 +142,7 @@ def _is_array_record(builder: Any) -> bool:
 
 def _check_prepared(name: str, builder: Any, data_dir: str | None) -> None:
     where, command = f"{builder.data_dir} ({_root(data_dir)[1]})", f"run: jaxgen data prepare {name}"
-    check(builder.is_prepared(), f"{name} is not prepared: looked for {where}; {command}")
+    check(builder.is_prepared(), f"{name} is not prepared: expected in {where}; {command}")
     remedy = f"remove it, or set TFDS_DATA_DIR to another folder, and {command}"
     check(_is_array_record(builder), f"{name} is prepared in {where}, but not as ArrayRecord; {remedy}")
 

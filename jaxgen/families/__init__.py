@@ -2,20 +2,27 @@
 
 from jaxgen.families import priors
 from jaxgen.families.autoencoder import autoencoder, denoising_autoencoder
+from jaxgen.families.autoregressive import autoregressive
+from jaxgen.families.classifier import Classifier, classifier
 from jaxgen.families.diffusion import diffusion
 from jaxgen.families.factor_vae import factor_vae
 from jaxgen.families.gan import gan
 from jaxgen.families.ladder import hierarchical_vae
+from jaxgen.families.latent import latent
+from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.pixels import dequantised, dynamically_binarised
-from jaxgen.families.quantised import fsq, vq, vq_vae
+from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
 from jaxgen.families.vae import vae
 from jaxgen.families.vae_gan import vae_gan
 from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
 
 __all__ = [
+    "Classifier",
     "adversarial_autoencoder",
     "autoencoder",
+    "autoregressive",
+    "classifier",
     "denoising_autoencoder",
     "dequantised",
     "diffusion",
@@ -24,8 +31,11 @@ __all__ = [
     "fsq",
     "gan",
     "hierarchical_vae",
+    "latent",
+    "low_rank",
     "m2",
     "priors",
+    "quantised",
     "vae",
     "vae_gan",
     "vq",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.data.noise import Corruption
-from jaxgen.families.vae import check_decoder
+from jaxgen.families.common import check_decoder, codes, output_shape
 from jaxgen.losses.likelihood import Likelihood, check_support, total
 from jaxgen.nets import Network
-from jaxgen.nets.layers import mapped
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, normal, one_shot
+from jaxgen.types import Array, Batch, Game, Keys, Loss, Model, Tree, Turn, check, normal, one_shot
 
 PLAYER = "autoencoder"
 MOMENTUM = 0.99  # of the moments of the codes: they remember about a hundred batches
@@ -26,7 +26,7 @@ def autoencoder(
     likelihood: Likelihood | None = None,
     corruption: Corruption | None = None,
 ) -> Model:
-    """-log p(x | g(f(x))) an example, f the encoder, g the decoder, p the `likelihood`: without one the squared error
+    """-log p(x | g(f(x))) an example, f the encoder, g the decoder, p the `likelihood`: by default the squared error
     sum_i (x_i - g(f(x))_i)^2 (Rumelhart, Hinton and Williams 1986; Hinton and Salakhutdinov 2006).
 
     encoder: x [B, ...] -> code [B, latent]; decoder: code -> output, `likelihood.outputs` channels for each of x.
@@ -43,17 +43,17 @@ def autoencoder(
         params, stats = pair.init(key, batch)
         return {PLAYER: params}, {**stats, "codes": no_codes(latent)}
 
-    def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        seen = batch.x if corruption is None else corruption(keys, batch.x)
-        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, seen)
-        codes = fitted(extra["codes"], jax.lax.stop_gradient(z))
+    def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        inputs = batch.x if corruption is None else corruption(turn.keys, batch.x)
+        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, inputs)
+        codes = fitted(extra["codes"], turn.gather(jax.lax.stop_gradient(z)))
         return error, (metrics, {**stats, "codes": codes})
 
-    def prior(params: Tree, extra: Tree, keys: Keys) -> Array:
+    def prior(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
         codes = extra["codes"]
         return codes["mean"] + normal(keys, (latent,)) @ root(codes["covariance"])
 
-    return Model(init, {PLAYER: loss}, prior, pair.predict, one_shot, encode=pair.encode, check=pair.check)
+    return pair.model(init, {PLAYER: loss}, prior)
 
 
 def denoising_autoencoder(
@@ -90,14 +90,11 @@ class Pair(NamedTuple):
         """(parameters, statistics) of both. InputError for networks that do not fit the code or the likelihood."""
         for_f, for_g = jax.random.split(key)
         f, f_stats = self.encoder.init(for_f, batch.x)
-        z, _ = jax.eval_shape(self.encoder.apply, f, f_stats, batch.x)
-        check(
-            z.shape[1:] == (self.latent,),
-            f"the encoder gives {z.shape[1:]}, the code has {self.latent} numbers: change one",
-        )
-        z = jnp.zeros(z.shape)
+        code = output_shape(self.encoder, f, f_stats, batch.x)
+        check(code == (self.latent,), f"the encoder gives {code}, the code has {self.latent} numbers: change one")
+        z = jnp.zeros((batch.x.shape[0], self.latent))
         g, g_stats = self.decoder.init(for_g, z)
-        check_decoder(self.decoder, g, g_stats, z, None, batch.x, self.likelihood)
+        check_decoder(output_shape(self.decoder, g, g_stats, z), batch.x, self.likelihood)
         return {"encoder": f, "decoder": g}, {"encoder": f_stats, "decoder": g_stats}
 
     def codes(self, own: Tree, extra: Tree, x: Array) -> tuple[Array, Tree]:
@@ -105,18 +102,15 @@ class Pair(NamedTuple):
         z, stats = self.encoder.apply(own["encoder"], extra["encoder"], x, train=True)
         return z.astype(jnp.float32), stats
 
-    def reconstruct(self, own: Tree, extra: Tree, x: Array, seen: Array) -> tuple[Array, Array, dict, Tree]:
-        """(f(seen) [B, latent], -log p(x | g(f(seen))) [B], metrics, {"encoder", "decoder"} statistics)."""
-        z, f_stats = self.codes(own, extra, seen)
+    def reconstruct(self, own: Tree, extra: Tree, x: Array, inputs: Array) -> tuple[Array, Array, dict, Tree]:
+        """(f(inputs) [B, latent], -log p(x | g(f(inputs))) [B], metrics, {"encoder", "decoder"} statistics)."""
+        z, f_stats = self.codes(own, extra, inputs)
         output, g_stats = self.decoder.apply(own["decoder"], extra["decoder"], z, train=True)
         metrics = {"squared_error": total(jnp.square(x - self.likelihood.mean(output)))}
         return z, -self.likelihood.log_prob(x, output), metrics, {"encoder": f_stats, "decoder": g_stats}
 
-    def predict(self, params: Tree, extra: Tree, condition: Tree) -> Predict:
-        def decode(z: Array, t: Array) -> Array:
-            return self.likelihood.mean(self.decoder.apply(params[PLAYER]["decoder"], extra["decoder"], z)[0])
-
-        return decode
+    def decode(self, params: Tree, extra: Tree, keys: Keys, z: Array, condition: Tree) -> Array:
+        return self.likelihood.mean(self.decoder.apply(params[PLAYER]["decoder"], extra["decoder"], z)[0])
 
     def encode(self, params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
         return self.encoder.apply(params[PLAYER]["encoder"], extra["encoder"], x)[0].astype(jnp.float32)
@@ -124,31 +118,36 @@ class Pair(NamedTuple):
     def check(self, batch: Batch) -> None:
         check_support(self.likelihood, batch.x)
 
+    def model(self, init: Callable, losses: dict[str, Loss], prior: Callable) -> Model:
+        """The model of codes that `prior` draws and the decoder turns into images."""
+        game = Game(init, losses, self.check)
+        return Model(game, prior, codes, one_shot, decode=self.decode, encode=self.encode)
+
 
 def paired(encoder: Network, decoder: Network, latent: int, likelihood: Likelihood | None) -> Pair:
-    """The `Pair`, its likelihood the squared error unless told otherwise. InputError for a code of no dimension."""
+    """The `Pair`, its likelihood by default the squared error. InputError for a code of no dimension."""
     check(latent >= 1, f"the code needs at least one dimension, it has {latent}")
     return Pair(encoder, decoder, latent, squared_error() if likelihood is None else likelihood)
 
 
 def no_codes(latent: int) -> dict[str, Array]:
-    """The moments before any code was seen: those of N(0, I)."""
-    return {"seen": jnp.zeros((), jnp.int32), "mean": jnp.zeros(latent), "covariance": jnp.eye(latent)}
+    """The moments before there was any code: those of N(0, I)."""
+    return {"batches": jnp.zeros((), jnp.int32), "mean": jnp.zeros(latent), "covariance": jnp.eye(latent)}
 
 
 def fitted(codes: dict[str, Array], z: Array) -> dict[str, Array]:
-    """The moments with a batch z [B, D] of weight w = max(1 - MOMENTUM, 1 / n), n batches so far: those of the mixture
-    of all before and of this one; the first hundred count alike.
+    """The moments with a minibatch z [B, D] of weight w = max(1 - MOMENTUM, 1 / n), n minibatches so far: those of the
+    mixture of all before and of this one; the first hundred weigh the same.
 
     mean' = mean + w d, cov' = (1 - w) cov + w (cov of z + (1 - w) d d^T), d = mean of z - mean: no difference of large
-    numbers, and the whole batch's moments wherever its parts lie.
+    numbers.
     """
-    w = jnp.maximum(1.0 - MOMENTUM, 1.0 / (codes["seen"] + 1.0))
-    d = _mean(z - codes["mean"])
+    w = jnp.maximum(1.0 - MOMENTUM, 1.0 / (codes["batches"] + 1.0))
+    d = jnp.mean(z - codes["mean"], axis=0)
     offset = z - codes["mean"] - d
-    covariance = _mean(offset[:, :, None] * offset[:, None, :])
+    covariance = jnp.mean(offset[:, :, None] * offset[:, None, :], axis=0)
     return {
-        "seen": codes["seen"] + 1,
+        "batches": codes["batches"] + 1,
         "mean": codes["mean"] + w * d,
         "covariance": (1.0 - w) * codes["covariance"] + w * (covariance + (1.0 - w) * jnp.outer(d, d)),
     }
@@ -159,9 +158,3 @@ def root(covariance: Array) -> Array:
     unused, and what rounding made negative counts as zero; a Cholesky factor would not be a number."""
     variances, axes = jnp.linalg.eigh(covariance)
     return (axes * jnp.sqrt(jnp.maximum(variances, 0.0))) @ axes.T
-
-
-def _mean(a: Array) -> Array:
-    """Over the examples, on every device where a layout maps them."""
-    mean, axis = jnp.mean(a, axis=0), mapped()
-    return mean if axis is None else jax.lax.pmean(mean, axis)

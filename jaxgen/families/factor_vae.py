@@ -1,15 +1,19 @@
-"""FactorVAE: a VAE whose latent's total correlation is told by a critic, and penalised."""
+"""FactorVAE: a VAE whose latent's total correlation is estimated by a critic, and penalised."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.families.vae import bounded, vae
+from jaxgen.conditions import condition_of
+from jaxgen.families.common import check_score, output_shape
+from jaxgen.families.vae import PLAYER, parts_of
 from jaxgen.losses.evidence import Objective, Terms, elbo
 from jaxgen.losses.likelihood import Likelihood
 from jaxgen.nets import Network
-from jaxgen.types import Array, Batch, Conditioner, Keys, Model, Tree, check, condition_of, normal
+from jaxgen.types import Array, Batch, Conditioner, Model, Tree, Turn, check, normal
+
+CRITIC = "critic"
 
 
 def factor_vae(
@@ -28,53 +32,48 @@ def factor_vae(
     1/2 (-log D(z) - log(1 - D(z'))), z ~ q(z), z' = `permute_dims` of other draws
     (Kim and Mnih 2018, arXiv:1802.05983, eq. 2 and 3, algorithm 2). Nats.
 
-    encoder, decoder, likelihood, condition: as in `families.vae`; critic: (z [B, latent], None) -> score [B].
-    objective: what the TC is added to, the negative ELBO unless told otherwise.
+    encoder, decoder, likelihood, condition: as in `families.vae`; critic: z [B, latent] -> score [B].
+    objective: what the TC is added to, by default the negative ELBO.
     Where algorithm 2 draws z' of another minibatch, here they are other draws of the same one.
     """
     check(gamma >= 0, f"the weight of the total correlation must not be negative, gamma is {gamma}")
+    parts = parts_of(encoder, decoder, latent, likelihood=likelihood, condition=condition)
     bound = elbo() if objective is None else objective
-
-    def plain(added: Objective) -> Model:
-        return vae(encoder, decoder, latent, likelihood=likelihood, objective=added, condition=condition)
-
-    base = plain(bound)
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         for_vae, for_critic = jax.random.split(key)
-        params, extra = base.init(for_vae, batch)
-        phi, stats = critic.init(for_critic, jnp.zeros((batch.x.shape[0], latent)), None)
-        return {**params, "critic": phi}, {**extra, "critic": stats}
+        params, extra = parts.init(for_vae, batch)
+        z = jnp.zeros((batch.x.shape[0], latent))
+        phi, stats = critic.init(for_critic, z)
+        check_score(output_shape(critic, phi, stats, z))
+        return {**params, CRITIC: phi}, {**extra, CRITIC: stats}
 
-    def score(params: Tree, stats: Tree, z: Array) -> tuple[Array, Tree]:
-        return critic.apply(params["critic"], stats, z, None, train=True)
-
-    def vae_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        def penalised(terms: Terms) -> tuple[Array, dict[str, Array]]:
-            loss, metrics = bound(terms)
-            tc, _ = score(params, extra["critic"], terms.z[:, 0])
+    def vae_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        def penalised(terms: Terms, turn: Turn) -> tuple[Array, dict[str, Array]]:
+            loss, metrics = bound(terms, turn)
+            tc, _ = critic.apply(params[CRITIC], extra[CRITIC], terms.z[:, 0], train=True)
             return loss + gamma * tc, {**metrics, "tc": tc}
 
-        loss, (metrics, stats) = plain(penalised).losses["vae"](params, extra, keys, batch)
-        return loss, (metrics, {**extra, **stats})
+        return parts.loss(penalised, 1)(params, extra, turn, batch)
 
-    def critic_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        c = condition_of(condition, batch)
-        h, _ = encoder.apply(params["vae"]["encoder"], extra["encoder"], batch.x, c, train=True)
-        mu, log_var = jnp.split(h.astype(jnp.float32), 2, axis=-1)
-        eps = normal(keys, (2, latent))
-        z, other = jnp.moveaxis(mu[:, None] + jnp.exp(0.5 * bounded(log_var))[:, None] * eps, 1, 0)
-        on_joint, stats = score(params, extra["critic"], z)
-        on_product, stats = score(params, stats, permute_dims(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), other))
-        loss = 0.5 * (jax.nn.softplus(-on_joint) + jax.nn.softplus(on_product))
-        return loss, ({"score_joint": on_joint, "score_product": on_product}, {**extra, "critic": stats})
+    def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        q, _, _ = parts.infer(params, extra, batch.x, condition_of(condition, batch), train=True)
+        z, other = jnp.moveaxis(q.rows(1).at(normal(turn.keys, (2, latent))), 1, 0)
+        permuted = permute_dims(turn._replace(keys=jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1)), other)
+        joint, stats = critic.apply(params[CRITIC], extra[CRITIC], z, train=True)
+        product, stats = critic.apply(params[CRITIC], stats, permuted, train=True)
+        loss = 0.5 * (jax.nn.softplus(-joint) + jax.nn.softplus(product))
+        return loss, ({"score_joint": joint, "score_product": product}, {**extra, CRITIC: stats})
 
-    return base._replace(init=init, losses={"vae": vae_loss, "critic": critic_loss})
+    model = parts.model({PLAYER: vae_loss, CRITIC: critic_loss})
+    return model._replace(game=model.game._replace(init=init))
 
 
-def permute_dims(keys: Keys, z: Array) -> Array:
-    """Every dimension permuted over the batch by a permutation of its own, z'_bj = z_{pi_j(b) j}: draws of the product
-    of the marginals (Kim and Mnih 2018, algorithm 1). pi_j sorts uniform numbers, one from each example's key, [B, D].
+def permute_dims(turn: Turn, z: Array) -> Array:
+    """Every dimension permuted over the minibatch by a permutation of its own, z'_bj = z_{pi_j(b) j}: draws of the
+    product of the marginals (Kim and Mnih 2018, algorithm 1). pi_j sorts uniform numbers, one from each example's key,
+    [b, D]: of the minibatch, wherever its parts lie.
     """
-    u = jax.vmap(lambda key: jax.random.uniform(key, z.shape[1:]))(keys)
-    return jnp.take_along_axis(z, jnp.argsort(u, axis=0), axis=0)
+    u = jax.vmap(lambda key: jax.random.uniform(key, z.shape[1:]))(turn.keys)
+    u, z = turn.gather((u, z))
+    return jnp.take_along_axis(z, jnp.argsort(u, axis=0)[turn.own], axis=0)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.families.common import Gaussian
 from jaxgen.losses.divergence import LOG_2PI
 from jaxgen.types import Array, Batch, Keys, Tree, check, normal
 
@@ -25,19 +26,21 @@ class Mixture(NamedTuple):
 
 class Prior(NamedTuple):
     """init        (key, batch, latent) -> params
-    components  (params, posterior) -> Mixture; posterior: x [C, ...] -> (mu, log sigma^2), the encoder's
+    components  (params, infer) -> Mixture; infer: x [C, ...] -> q(z|x), the encoder's
     standard    it is N(0, I): the KL then has a closed form
+    encoded     its components come from the encoder
     """
 
     init: Callable[[Array, Batch, int], Tree]
-    components: Callable[[Tree, Callable[[Array], tuple[Array, Array]]], Mixture]
+    components: Callable[[Tree, Callable[[Array], Gaussian]], Mixture]
     standard: bool = False
+    encoded: bool = False
 
 
 def standard(latent: int) -> Prior:
     """N(0, I)."""
 
-    def components(params: Tree, posterior: Callable) -> Mixture:
+    def components(params: Tree, infer: Callable) -> Mixture:
         return Mixture(jnp.zeros(1), jnp.zeros((1, latent)), jnp.zeros((1, latent)))
 
     return Prior(lambda key, batch, latent: {}, components, standard=True)
@@ -52,7 +55,7 @@ def mixture(components: int, *, spread: float = 1.0) -> Prior:
         mean = spread * jax.random.normal(key, (components, latent))
         return {"logits": jnp.zeros(components), "mean": mean, "log_var": jnp.zeros((components, latent))}
 
-    def read(params: Tree, posterior: Callable) -> Mixture:
+    def read(params: Tree, infer: Callable) -> Mixture:
         return Mixture(jax.nn.log_softmax(params["logits"]), params["mean"], params["log_var"])
 
     return Prior(init, read)
@@ -72,13 +75,12 @@ def vamp(components: int, *, mean: float = -1.0, std: float = 0.02) -> Prior:
         u = mean + jnp.abs(std * jax.random.normal(key, (components, *batch.x.shape[1:])))
         return {"inputs": u}
 
-    def read(params: Tree, posterior: Callable) -> Mixture:
+    def read(params: Tree, infer: Callable) -> Mixture:
         u = params["inputs"]
         inside = u + jax.lax.stop_gradient(jnp.clip(u, -1.0, 1.0) - u)  # clipped, with a gradient that comes back
-        mu, log_var = posterior(inside)
-        return Mixture(jnp.full(components, -jnp.log(float(components))), mu, log_var)
+        return Mixture(jnp.full(components, -jnp.log(float(components))), *infer(inside))
 
-    return Prior(init, read)
+    return Prior(init, read, encoded=True)
 
 
 def log_prob(prior: Mixture, z: Array) -> Array:
@@ -87,7 +89,13 @@ def log_prob(prior: Mixture, z: Array) -> Array:
     constant = prior.log_weights - 0.5 * jnp.sum(
         jnp.square(prior.mean) * precision + prior.log_var + LOG_2PI, axis=-1
     )  # [C]
-    return jax.nn.logsumexp(z @ (prior.mean * precision).T - 0.5 * jnp.square(z) @ precision.T + constant, axis=-1)
+    # The expanded square is a difference of large products: in the bfloat16 or TF32 that accelerators multiply in by
+    # default it is off by up to a nat.
+    linear, square = (
+        jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+        for a, b in ((z, prior.mean * precision), (jnp.square(z), precision))
+    )
+    return jax.nn.logsumexp(linear - 0.5 * square + constant, axis=-1)
 
 
 def draw(prior: Mixture, keys: Keys) -> Array:

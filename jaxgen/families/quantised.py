@@ -1,30 +1,44 @@
-"""Autoencoders with discrete latents (van den Oord et al. 2017, arXiv:1711.00937) and their quantisers.
+"""Autoencoders with discrete codes (van den Oord et al. 2017, arXiv:1711.00937) and their quantisers.
 
-An image is a grid of codes, each a whole number with a vector of its own. An autoregressive network over the grid is
-the prior, trained beside the autoencoder.
+An image is a grid of codes, each an integer with a vector of its own. The VQ-VAE is such an autoencoder with an
+autoregressive prior over the grid: `families.latent(quantised(...), autoregressive(...))`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.families.autoregressive import autoregressive
+from jaxgen.families.common import check_decoder, codes, output_shape
+from jaxgen.families.latent import latent
 from jaxgen.losses.likelihood import Likelihood, bernoulli, check_probability, check_support
 from jaxgen.nets import Network
-from jaxgen.nets.layers import mapped
-from jaxgen.types import Array, Batch, Keys, Model, Predict, Tree, check, one_shot
+from jaxgen.types import (
+    Array,
+    Batch,
+    Conditioner,
+    Density,
+    Game,
+    Keys,
+    Model,
+    Tree,
+    Turn,
+    check,
+    one_shot,
+)
 
+PLAYER = "vq_vae"
 LEAST_SHARE = 1e-8  # an unused code fades no further: its vector, a ratio of two averages, stays a number
 
 
 class Learned(NamedTuple):
-    """What a quantiser makes of u in training: index [B, h, w] int32, their vectors [B, h, w, D], penalty [B] and the
+    """A quantiser's result for u in training: index [B, h, w] int32, their vectors [B, h, w, D], penalty [B] and the
     next state."""
 
     index: Array
@@ -40,7 +54,7 @@ class Quantiser(NamedTuple):
     bound    (z [B, h, w, D], an encoder's output) -> u, where the vectors lie
     nearest  (state, u) -> index [B, h, w] int32 of the vectors closest to any u
     vectors  (state, index) -> their vectors [B, h, w, D]
-    learn    (state, keys [B], u) -> Learned
+    learn    (state, turn, u) -> Learned
     """
 
     codes: int
@@ -49,7 +63,7 @@ class Quantiser(NamedTuple):
     bound: Callable[[Array], Array]
     nearest: Callable[[Tree, Array], Array]
     vectors: Callable[[Tree, Array], Array]
-    learn: Callable[[Tree, Keys, Array], Learned]
+    learn: Callable[[Tree, Turn, Array], Learned]
 
 
 def vq(
@@ -65,8 +79,8 @@ def vq(
     n_k = 1 / codes (Dhariwal et al. 2020, arXiv:2005.00341, section 3.1); so does every code at the first step.
     With 0 there are no restarts, and the codebook starts as draws of N(0, I).
 
-    Averages and restarts see the whole minibatch wherever its parts lie: shares instead of the paper's counts, and one
-    gathering where a layout maps the batch by hand, so that every device keeps the same codebook.
+    Averages and restarts are of the minibatch wherever its parts lie (`Turn.gather`), with shares instead of the
+    paper's counts, so that every device keeps the same codebook.
     """
     check(codes >= 2 and features >= 1, f"a codebook of {codes} codes with {features} features: at least 2 and 1")
     check(0.0 <= decay < 1.0, f"decay must be at least 0 and below 1, it is {decay}")
@@ -77,13 +91,13 @@ def vq(
         share = jnp.full(codes, 0.0 if restart else 1.0 / codes)  # 0: not born yet
         return {"share": share, "sum": share[:, None] * jax.random.normal(key, (codes, features))}
 
-    def learn(state: Tree, keys: Keys, u: Array) -> Learned:
+    def learn(state: Tree, turn: Turn, u: Array) -> Learned:
         if restart:
-            state = _revived(state, *_gathered(jax.lax.stop_gradient(u), _scores(keys, u)), restart)
+            state = _revived(state, *_gathered(turn, jax.lax.stop_gradient(u), _scores(turn.keys, u)), restart)
         index = _nearest(state, u)
         e = jax.lax.stop_gradient(_vectors(state, index))
         penalty = commitment * jnp.mean(jnp.sum(jnp.square(u - e), axis=-1), axis=(1, 2))
-        return Learned(index, e, penalty, _averaged(state, *_gathered(jax.lax.stop_gradient(u), index), decay))
+        return Learned(index, e, penalty, _averaged(state, *_gathered(turn, jax.lax.stop_gradient(u), index), decay))
 
     return Quantiser(codes, features, init, lambda z: z, _nearest, _vectors, learn)
 
@@ -99,8 +113,10 @@ def _vectors(state: Tree, index: Array) -> Array:
 
 def _nearest(state: Tree, u: Array) -> Array:
     e = _codebook(state)
-    # |u|^2 is the same for every code
-    return jnp.argmin(jnp.sum(jnp.square(e), axis=-1) - 2.0 * (u @ e.T), axis=-1).astype(jnp.int32)
+    # |u|^2 is the same for every code; the rest is a difference, which the default precision of an accelerator (TF32,
+    # bfloat16) decides wrongly where two codes are nearly as close
+    product = jnp.matmul(u, e.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmin(jnp.sum(jnp.square(e), axis=-1) - 2.0 * product, axis=-1).astype(jnp.int32)
 
 
 def _scores(keys: Keys, u: Array) -> Array:
@@ -108,11 +124,9 @@ def _scores(keys: Keys, u: Array) -> Array:
     return jax.vmap(lambda key: jax.random.uniform(key, u.shape[1:3]))(keys)
 
 
-def _gathered(u: Array, of_each: Array) -> tuple[Array, Array]:
-    """u [N, D] and another number for each [N], of the whole minibatch wherever its parts lie."""
-    axis = mapped()
-    if axis is not None:
-        u, of_each = (jax.lax.all_gather(a, axis, tiled=True) for a in (u, of_each))
+def _gathered(turn: Turn, u: Array, of_each: Array) -> tuple[Array, Array]:
+    """u [N, D] and another number for each [N], of the minibatch wherever its parts lie."""
+    u, of_each = turn.gather((u, of_each))
     return u.reshape(-1, u.shape[-1]), of_each.reshape(-1)
 
 
@@ -163,7 +177,7 @@ def fsq(levels: Sequence[int] = (8, 5, 5, 5)) -> Quantiser:
     def vectors(state: Tree, index: Array) -> Array:
         return (index[..., None] // radix % l.astype(np.int32) - reach).astype(jnp.float32) / jnp.float32(reach)
 
-    def learn(state: Tree, keys: Keys, u: Array) -> Learned:
+    def learn(state: Tree, turn: Turn, u: Array) -> Learned:
         index = nearest(state, jax.lax.stop_gradient(u))
         return Learned(index, vectors(state, index), jnp.zeros(u.shape[0]), state)
 
@@ -178,9 +192,43 @@ def straight_through(u: Array, vectors: Array) -> Array:
 def usage(index: Array, codes: int) -> dict[str, Array]:
     """perplexity exp(-sum_k p_k log p_k) of the shares p_k of the codes in a minibatch, at most `codes`, and the share
     of codes that are used at all."""
-    axis, p = mapped(), jnp.mean(jax.nn.one_hot(index.reshape(-1), codes), axis=0)
-    p = p if axis is None else jax.lax.pmean(p, axis)
+    p = jnp.mean(jax.nn.one_hot(index.reshape(-1), codes), axis=0)
     return {"perplexity": jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p))), "used": jnp.mean(p > 0)}
+
+
+def quantised(
+    encoder: Network,
+    decoder: Network,
+    quantiser: Quantiser,
+    grid: tuple[int, int],
+    *,
+    likelihood: Likelihood | None = None,
+) -> Model:
+    """An autoencoder through a grid of codes c: the player "vq_vae" minimises
+
+    -log p(x | z_c) + penalty (eq. 3), nats,
+
+    z_c the codes' vectors, through which the gradient goes straight to the encoder.
+
+    encoder: x [B, ...] -> [B, *grid, D]; decoder: [B, *grid, D] -> output. quantiser: `vq` or `fsq`. likelihood: by
+    default `losses.likelihood.bernoulli()`. Its codes are int32 [B, *grid]; its prior is uniform over them, so that a
+    sample of it alone is noise: `families.latent` gives it a prior.
+    """
+    check(len(grid) == 2 and min(grid) >= 1, f"a grid of codes has a height and a width of at least 1, not {grid}")
+    p = bernoulli() if likelihood is None else likelihood
+    parts = Parts(encoder, decoder, quantiser, tuple(grid), p)
+
+    def uniform(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
+        return jax.vmap(lambda key: jax.random.randint(key, grid, 0, quantiser.codes, jnp.int32))(keys)
+
+    return Model(
+        Game(parts.init, {PLAYER: parts.loss}, lambda batch: check_support(p, batch.x)),
+        uniform,
+        codes,
+        one_shot,
+        decode=parts.decode,
+        encode=parts.encode,
+    )
 
 
 def vq_vae(
@@ -191,132 +239,86 @@ def vq_vae(
     grid: tuple[int, int],
     *,
     likelihood: Likelihood | None = None,
+    condition: Conditioner | None = None,
 ) -> Model:
-    """An autoencoder through a grid of codes c and a prior over them: the players "vq_vae" and "prior" minimise
+    """`latent(quantised(...), autoregressive(...))`: the players "vq_vae" and "prior" minimise
 
     -log p(x | z_c) + penalty (eq. 3)   and   -log p(c) = -sum_i log p(c_i | c_1, ..., c_{i-1}), nats,
 
-    z_c the codes' vectors, through which the gradient goes straight to the encoder; the prior's goes no further than
-    the codes.
+    side by side; the prior's gradient goes no further than the codes.
 
-    encoder: x [B, ...] -> [B, *grid, D]; decoder: [B, *grid, D] -> output; prior: codes [B, *grid] -> logits
-    [B, *grid, codes], those of a position from the codes before it, row by row. quantiser: `vq` or `fsq`.
-    likelihood: `losses.likelihood.bernoulli()` unless told otherwise.
+    encoder, decoder, quantiser, likelihood: as in `quantised`; prior: (codes [B, *grid], condition) -> logits
+    [B, *grid, codes], as in `autoregressive`. condition: of the prior.
 
-    The latents of `prior`, `encode` and `predict` are vectors [B, *grid, D]; `predict` takes any and decodes the
-    nearest codes'. The posterior is the point c(x), so that p(x) >= p(x | z_c) p(c): the `log_weights` of an image are
-    all equal.
+    Noise and codes are vectors [B, *grid, D], between which there are paths and distances; any are decoded as the
+    nearest codes'. The posterior is the point c(x), so that the density is the bound p(x) >= p(x | z_c) p(c).
     """
-    check(len(grid) == 2 and min(grid) >= 1, f"a grid of codes has a height and a width of at least 1, not {grid}")
-    p = bernoulli() if likelihood is None else likelihood
-    q, (height, width) = quantiser, grid
+    outer = quantised(encoder, decoder, quantiser, grid, likelihood=likelihood)
+    inner = autoregressive(prior, quantiser.codes, grid, condition=condition)
+    model = latent(outer, inner, name=PLAYER, train=True)
+    p, q = bernoulli() if likelihood is None else likelihood, quantiser
+    parts = Parts(encoder, decoder, quantiser, tuple(grid), p)
 
-    def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
-        for_encoder, for_decoder, for_prior, for_codes = jax.random.split(key, 4)
-        n, state = batch.x.shape[0], q.init(for_codes)
-        phi, phi_stats = encoder.init(for_encoder, batch.x)
-        theta, theta_stats = decoder.init(for_decoder, jnp.zeros((n, height, width, q.features)))
-        eta, eta_stats = prior.init(for_prior, jnp.zeros((n, height, width), jnp.int32))
-        params = {"vq_vae": {"encoder": phi, "decoder": theta}, "prior": eta}
-        extra = {"encoder": phi_stats, "decoder": theta_stats, "prior": eta_stats, "codes": state}
-        _check_networks(encoder, decoder, prior, q, grid, params, extra, batch.x, p)
-        return params, extra
+    def draw(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
+        return q.vectors(extra[PLAYER]["codes"], model.prior(params, extra, keys, condition))
 
-    def encoded(params: Tree, extra: Tree, x: Array) -> Array:
-        h, _ = encoder.apply(params["vq_vae"]["encoder"], extra["encoder"], x)
-        return q.nearest(extra["codes"], q.bound(h.astype(jnp.float32)))
-
-    def decoded(params: Tree, extra: Tree, index: Array) -> Array:
-        z = q.vectors(extra["codes"], index)
-        return decoder.apply(params["vq_vae"]["decoder"], extra["decoder"], z)[0]
-
-    def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        own = params["vq_vae"]
-        h, phi_stats = encoder.apply(own["encoder"], extra["encoder"], batch.x, train=True)
-        u = q.bound(h.astype(jnp.float32))
-        c = q.learn(extra["codes"], keys, u)
-        z = straight_through(u, c.vectors)
-        output, theta_stats = decoder.apply(own["decoder"], extra["decoder"], z, train=True)
-        distortion = -p.log_prob(batch.x, output)
-        stats = {"encoder": phi_stats, "decoder": theta_stats, "prior": extra["prior"], "codes": c.state}
-        told = {"distortion": distortion, "penalty": c.penalty, **usage(c.index, q.codes)}
-        return distortion + c.penalty, (told, stats)
-
-    def prior_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        index = encoded(params, extra, batch.x)
-        logits, eta_stats = prior.apply(params["prior"], extra["prior"], index, train=True)
-        return -_log_prob(logits, index), ({}, {**extra, "prior": eta_stats})
-
-    def log_weights(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
-        index = encoded(params, extra, batch.x)
-        log_px = p.log_prob(batch.x, decoded(params, extra, index))
-        log_pc = _log_prob(prior.apply(params["prior"], extra["prior"], index)[0], index)
-        return jnp.broadcast_to((log_px + log_pc)[:, None], (batch.x.shape[0], k))
-
-    def draw(params: Tree, extra: Tree, keys: Keys) -> Array:
-        index = _sampled(partial(prior.apply, params["prior"], extra["prior"]), keys, height, width)
-        return q.vectors(extra["codes"], index)
-
-    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
-        return lambda z, t: p.mean(decoded(params, extra, q.nearest(extra["codes"], z)))
+    def decode(params: Tree, extra: Tree, keys: Keys, z: Array, condition: Tree) -> Array:
+        return model.decode(params, extra, keys, q.nearest(extra[PLAYER]["codes"], z), condition)
 
     def encode(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
-        return q.vectors(extra["codes"], encoded(params, extra, x))
+        return q.vectors(extra[PLAYER]["codes"], parts.encode(params[PLAYER], extra[PLAYER], x, condition))
 
-    return Model(
-        init,
-        {"vq_vae": loss, "prior": prior_loss},
-        draw,
-        predict,
-        one_shot,
-        encode=encode,
-        log_weights=log_weights,
-        check=lambda batch: check_support(p, batch.x),
-        check_weights=lambda batch: check_probability(p, batch.x),
-        measure=p.measure,
-    )
+    def log_p(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
+        index = parts.encode(params[PLAYER], extra[PLAYER], batch.x, None)
+        log_px = p.log_prob(batch.x, parts.output(params[PLAYER], extra[PLAYER], index))
+        log_pc = inner.density.log_p(params, extra, keys, batch._replace(x=index), k)  # type: ignore[union-attr]
+        return log_px[:, None] + log_pc
+
+    density = Density(log_p, "bound", p.measure, lambda batch: check_probability(p, batch.x))
+    return model._replace(prior=draw, decode=decode, encode=encode, density=density)
 
 
-def _log_prob(logits: Array, index: Array) -> Array:
-    """sum_i log softmax(logits_i)[c_i]: [B, h, w, K], [B, h, w] -> nats [B]."""
-    chosen = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
-    return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1), axis=(1, 2))
+class Parts(NamedTuple):
+    """The networks and the quantiser of an autoencoder through a grid of codes."""
 
+    encoder: Network
+    decoder: Network
+    quantiser: Quantiser
+    grid: tuple[int, ...]
+    likelihood: Likelihood
 
-def _sampled(logits_of: Callable[[Array], tuple[Array, Tree]], keys: Keys, height: int, width: int) -> Array:
-    """c_i ~ p(c_i | c_1, ..., c_{i-1}), position by position: [B, height, width]. Position i of an example draws from
-    (its key, i)."""
+    def init(self, key: Array, batch: Batch) -> tuple[dict, Tree]:
+        q, (for_encoder, for_decoder, for_codes) = self.quantiser, jax.random.split(key, 3)
+        vectors = (*self.grid, q.features)
+        phi, phi_stats = self.encoder.init(for_encoder, batch.x)
+        got = output_shape(self.encoder, phi, phi_stats, batch.x)
+        check(got == vectors, f"the encoder gives {got}, the grid of the quantiser's vectors is {vectors}: change one")
+        z = jnp.zeros((batch.x.shape[0], *vectors))
+        theta, theta_stats = self.decoder.init(for_decoder, z)
+        check_decoder(output_shape(self.decoder, theta, theta_stats, z), batch.x, self.likelihood)
+        extra = {"encoder": phi_stats, "decoder": theta_stats, "codes": q.init(for_codes)}
+        return {PLAYER: {"encoder": phi, "decoder": theta}}, extra
 
-    def body(i: Array, index: Array) -> Array:
-        logits = logits_of(index.reshape(-1, height, width))[0].reshape(*index.shape, -1)[:, i]
-        keys_i = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-        return index.at[:, i].set(jax.vmap(jax.random.categorical)(keys_i, logits).astype(jnp.int32))
+    def loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        own, q = params[PLAYER], self.quantiser
+        h, phi_stats = self.encoder.apply(own["encoder"], extra["encoder"], batch.x, train=True)
+        u = q.bound(h.astype(jnp.float32))
+        c = q.learn(extra["codes"], turn, u)
+        z = straight_through(u, c.vectors)
+        output, theta_stats = self.decoder.apply(own["decoder"], extra["decoder"], z, train=True)
+        distortion = -self.likelihood.log_prob(batch.x, output)
+        stats = {"encoder": phi_stats, "decoder": theta_stats, "codes": c.state}
+        metrics = {"distortion": distortion, "penalty": c.penalty, **usage(turn.gather(c.index), q.codes)}
+        return distortion + c.penalty, (metrics, {**extra, **stats})
 
-    index = jnp.zeros((keys.shape[0], height * width), jnp.int32)
-    return jax.lax.fori_loop(0, height * width, body, index).reshape(-1, height, width)
+    def encode(self, params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
+        """The codes of x, int32 [B, *grid]."""
+        h, _ = self.encoder.apply(params[PLAYER]["encoder"], extra["encoder"], x)
+        return self.quantiser.nearest(extra["codes"], self.quantiser.bound(h.astype(jnp.float32)))
 
+    def output(self, params: Tree, extra: Tree, index: Array) -> Array:
+        z = self.quantiser.vectors(extra["codes"], index)
+        return self.decoder.apply(params[PLAYER]["decoder"], extra["decoder"], z)[0]
 
-def _check_networks(
-    encoder: Network,
-    decoder: Network,
-    prior: Network,
-    q: Quantiser,
-    grid: tuple[int, int],
-    params: Tree,
-    extra: Tree,
-    x: Array,
-    p: Likelihood,
-) -> None:
-    """InputError where a network's output is not what the others take."""
-
-    def shape(net: Network, own: Tree, stats: Tree, *inputs: Any) -> tuple[int, ...]:
-        return jax.eval_shape(net.apply, own, stats, *inputs)[0].shape[1:]
-
-    own, needed = params["vq_vae"], (*grid, q.features)
-    got = shape(encoder, own["encoder"], extra["encoder"], x)
-    check(got == needed, f"the encoder gives {got}, the grid of the quantiser's vectors is {needed}: change one")
-    z, needed = jnp.zeros((1, *needed)), (*x.shape[1:-1], x.shape[-1] * p.outputs)
-    got = shape(decoder, own["decoder"], extra["decoder"], z)
-    check(got == needed, f"the decoder gives {got}, the likelihood needs {needed}: change one")
-    got = shape(prior, params["prior"], extra["prior"], jnp.zeros((1, *grid), jnp.int32))
-    check(got == (*grid, q.codes), f"the prior gives {got}, the logits of the codes are {(*grid, q.codes)}: change one")
+    def decode(self, params: Tree, extra: Tree, keys: Keys, index: Array, condition: Tree) -> Array:
+        return self.likelihood.mean(self.output(params, extra, index))

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxgen.conditions import check_condition, condition_of, repeat
 from jaxgen.families import priors
+from jaxgen.families.common import (
+    Gaussian,
+    check_decoder,
+    check_encoder,
+    check_latent,
+    codes,
+    output_shape,
+    posterior,
+)
 from jaxgen.losses.divergence import kl_standard_normal_parts, log_normal
 from jaxgen.losses.evidence import Objective, Terms, elbo
 from jaxgen.losses.likelihood import Likelihood, bernoulli, check_probability, check_support
@@ -16,18 +27,20 @@ from jaxgen.types import (
     Array,
     Batch,
     Conditioner,
+    Density,
+    Game,
     Keys,
+    Loss,
     Model,
-    Predict,
     Tree,
+    Turn,
     check,
-    check_condition,
-    condition_of,
     normal,
     one_shot,
+    turn,
 )
 
-LOG_VAR_RANGE = 15.0  # |log variance| stays below this, smoothly: exp of it neither overflows nor vanishes
+PLAYER = "vae"
 
 
 def vae(
@@ -46,129 +59,140 @@ def vae(
     `objective` of `samples` latents z = mu + sigma eps an example (eq. 4), in nats summed over pixels.
 
     encoder: (x [B, ...], condition) -> mu and log sigma^2 [B, 2 latent]; decoder: (z [B, latent], condition) -> output.
-    likelihood: `losses.likelihood.bernoulli()` unless told otherwise; the decoder's output has `likelihood.outputs`
-    channels for each of x. objective: of `losses.evidence`, the negative ELBO unless told otherwise.
+    likelihood: `losses.likelihood.bernoulli()` by default; the decoder's output has `likelihood.outputs` channels for
+    each of x. objective: of `losses.evidence`, by default the negative ELBO.
     prior: of `families.priors` instead of N(0, I). flow: of `nets.flows`, (z, context) -> (z', log |det dz'/dz|): z' is
     the latent then, q(z'|x) = q(z|x) / |det|; what the encoder gives beyond 2 latent is the context.
-    condition: what both networks are given besides.
+    condition: an input of both networks.
     """
-    check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
     check(samples >= 1, f"at least one latent sample is needed, there are {samples}")
-    p, pi = bernoulli() if likelihood is None else likelihood, priors.standard(latent) if prior is None else prior
-    objective = elbo() if objective is None else objective
-    closed = pi.standard and flow is None
+    parts = parts_of(encoder, decoder, latent, likelihood=likelihood, prior=prior, flow=flow, condition=condition)
+    return parts.model({PLAYER: parts.loss(elbo() if objective is None else objective, samples)})
 
-    def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
+
+class Parts(NamedTuple):
+    """The networks and choices of a VAE, and what they are made of in every family that has them."""
+
+    encoder: Network
+    decoder: Network
+    latent: int
+    likelihood: Likelihood
+    prior: priors.Prior
+    flow: Network | None
+    condition: Conditioner | None
+
+    def init(self, key: Array, batch: Batch) -> tuple[dict, Tree]:
         for_encoder, for_decoder, for_flow, for_prior = jax.random.split(key, 4)
-        z, c = jnp.zeros((batch.x.shape[0], latent)), condition_of(condition, batch)
-        phi, phi_stats = encoder.init(for_encoder, batch.x, c)
-        theta, theta_stats = decoder.init(for_decoder, z, c)
-        check_encoder(encoder, phi, phi_stats, batch.x, c, latent, exact=flow is None)
-        check_decoder(decoder, theta, theta_stats, z, c, batch.x, p)
-        params = {"encoder": phi, "decoder": theta, "prior": pi.init(for_prior, batch, latent)}
-        extra = {"encoder": phi_stats, "decoder": theta_stats, "step": jnp.zeros((), jnp.int32)}
-        if flow is not None:
-            context = jax.eval_shape(encoder.apply, phi, phi_stats, batch.x, c)[0].shape[1] - 2 * latent
-            params["flow"], extra["flow"] = flow.init(for_flow, z, jnp.zeros((z.shape[0], context)))
-        return {"vae": params}, extra
+        z, c = jnp.zeros((batch.x.shape[0], self.latent)), condition_of(self.condition, batch)
+        phi, phi_stats = self.encoder.init(for_encoder, batch.x, c)
+        theta, theta_stats = self.decoder.init(for_decoder, z, c)
+        check_encoder(self.encoder, phi, phi_stats, batch.x, c, self.latent, exact=self.flow is None)
+        check_decoder(output_shape(self.decoder, theta, theta_stats, z, c), batch.x, self.likelihood)
+        params = {"encoder": phi, "decoder": theta, "prior": self.prior.init(for_prior, batch, self.latent)}
+        extra = {"encoder": phi_stats, "decoder": theta_stats}
+        if self.flow is not None:
+            (context,) = output_shape(self.encoder, phi, phi_stats, batch.x, c)
+            context = jnp.zeros((z.shape[0], context - 2 * self.latent))
+            params["flow"], extra["flow"] = self.flow.init(for_flow, z, context)
+        return {PLAYER: params}, extra
 
-    def gaussian(params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple:
-        """(mu, log sigma^2, context, statistics) of the posterior before the flow."""
-        h, stats = encoder.apply(params["vae"]["encoder"], extra["encoder"], x, c, train=train)
-        mu, log_var, context = jnp.split(h.astype(jnp.float32), [latent, 2 * latent], axis=-1)
-        return mu, bounded(log_var), context, stats
+    def infer(self, params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple[Gaussian, Array, Tree]:
+        """(q(z|x) before the flow, the flow's context, statistics)."""
+        h, stats = self.encoder.apply(params[PLAYER]["encoder"], extra["encoder"], x, c, train=train)
+        return *posterior(h, self.latent), stats
 
-    def through_flow(params: Tree, extra: Tree, z: Array, context: Array, train: bool = False) -> tuple:
-        """(z', log |det dz'/dz|, statistics) of z [N, D], its context [N, F]."""
-        if flow is None:
-            return z, jnp.zeros(z.shape[0]), None
-        (z, log_det), stats = flow.apply(params["vae"]["flow"], extra["flow"], z, context, train=train)
-        return z, log_det, stats
+    def transform(self, params: Tree, extra: Tree, z: Array, context: Array, train: bool = False) -> tuple:
+        """(z', log |det dz'/dz|, statistics) of the flow of z [N, D], its context [N, F]."""
+        if self.flow is None:
+            return z, jnp.zeros(z.shape[0]), {}
+        (z, log_det), stats = self.flow.apply(params[PLAYER]["flow"], extra["flow"], z, context, train=train)
+        return z, log_det, {"flow": stats}
 
-    def mixture(params: Tree, extra: Tree) -> priors.Mixture:
-        return pi.components(params["vae"]["prior"], lambda u: gaussian(params, extra, u, None)[:2])
+    def mixture(self, params: Tree, extra: Tree) -> priors.Mixture:
+        """p(z)."""
+        return self.prior.components(params[PLAYER]["prior"], lambda u: self.infer(params, extra, u, None)[0])
 
-    def terms(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int, train: bool) -> tuple[Terms, Tree]:
-        b, c = batch.x.shape[0], condition_of(condition, batch)
-        mu, log_var, context, phi_stats = gaussian(params, extra, batch.x, c, train)
-        eps = normal(keys, (k, latent))
-        z0 = mu[:, None] + jnp.exp(0.5 * log_var)[:, None] * eps
-        again = partial(jnp.repeat, repeats=k, axis=0)  # example by example, each with its k latents
-        z, log_det, flow_stats = through_flow(params, extra, z0.reshape(b * k, latent), again(context), train)
-        c = None if c is None else again(c)
-        output, theta_stats = decoder.apply(params["vae"]["decoder"], extra["decoder"], z, c, train=train)
-        log_px, z = p.log_prob(again(batch.x), output).reshape(b, k), z.reshape(b, k, latent)
-        log_qz = log_normal(eps) - 0.5 * jnp.sum(log_var, axis=1)[:, None] - log_det.reshape(b, k)
-        mix = mixture(params, extra)
+    def terms(self, params: Tree, extra: Tree, turn: Turn, batch: Batch, k: int, train: bool) -> tuple[Terms, Tree]:
+        """What objectives see of k latents an example, and the statistics."""
+        b, c = batch.x.shape[0], condition_of(self.condition, batch)
+        q, context, phi_stats = self.infer(params, extra, batch.x, c, train)
+        eps = normal(turn.keys, (k, self.latent))
+        again = partial(repeat, times=k)  # example by example, each with its k latents
+        z0 = q.rows(1).at(eps).reshape(b * k, self.latent)
+        z, log_det, flow_stats = self.transform(params, extra, z0, again(context), train)
+        own = params[PLAYER]["decoder"]
+        output, theta_stats = self.decoder.apply(own, extra["decoder"], z, again(c), train=train)
+        log_px, z = self.likelihood.log_prob(again(batch.x), output).reshape(b, k), z.reshape(b, k, self.latent)
+        log_qz = log_normal(eps) - 0.5 * jnp.sum(q.log_var, axis=1)[:, None] - log_det.reshape(b, k)
+        mix = self.mixture(params, extra)
         log_pz = priors.log_prob(mix, z)
-        kl = kl_standard_normal_parts(mu, log_var) if closed else jnp.mean(log_qz - log_pz, axis=1, keepdims=True)
-        again_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        drawn = priors.draw(mix, again_keys)
-        stats = {"encoder": phi_stats, "decoder": theta_stats, "step": extra["step"] + 1}
-        stats |= {} if flow is None else {"flow": flow_stats}
-        return Terms(log_px, log_pz, log_qz, kl, z, mu, log_var, drawn, extra["step"]), stats
+        closed = self.prior.standard and self.flow is None
+        kl = kl_standard_normal_parts(*q) if closed else jnp.mean(log_qz - log_pz, axis=1, keepdims=True)
+        drawn = priors.draw(mix, jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1))
+        gaussian = (None, None) if self.flow is not None else q
+        return Terms(log_px, log_pz, log_qz, kl, z, *gaussian, drawn), {
+            "encoder": phi_stats,
+            "decoder": theta_stats,
+            **flow_stats,
+        }
 
-    def loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        told, stats = terms(params, extra, keys, batch, samples, True)
-        value, metrics = objective(told)
-        return value, (metrics, stats)
+    def loss(self, objective: Objective, samples: int) -> Loss:
+        def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+            terms, stats = self.terms(params, extra, turn, batch, samples, True)
+            value, metrics = objective(terms, turn)
+            return value, (metrics, {**extra, **stats})
 
-    def log_weights(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
-        told, _ = terms(params, extra, keys, batch, k, False)
-        return told.log_px + told.log_pz - told.log_qz
+        return loss
 
-    def draw(params: Tree, extra: Tree, keys: Keys) -> Array:
-        return priors.draw(mixture(params, extra), keys)
+    def log_p(self, params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
+        return self.terms(params, extra, turn(keys), batch, k, False)[0].log_w
 
-    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
-        def decode(z: Array, t: Array) -> Array:
-            return p.mean(decoder.apply(params["vae"]["decoder"], extra["decoder"], z, condition)[0])
+    def draw(self, params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
+        return priors.draw(self.mixture(params, extra), keys)
 
-        return decode
+    def decode(self, params: Tree, extra: Tree, keys: Keys, z: Array, condition: Tree) -> Array:
+        own = params[PLAYER]["decoder"]
+        return self.likelihood.mean(self.decoder.apply(own, extra["decoder"], z, condition)[0])
 
-    def encode(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
-        mu, _, context, _ = gaussian(params, extra, x, condition)
-        return through_flow(params, extra, mu, context)[0]
+    def encode(self, params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
+        """The posterior's mean, through the flow where there is one."""
+        q, context, _ = self.infer(params, extra, x, condition)
+        return self.transform(params, extra, q.mu, context)[0]
 
-    def check_data(batch: Batch) -> None:
-        check_support(p, batch.x)
-        check_condition(condition, batch)
+    def check(self, batch: Batch) -> None:
+        check_support(self.likelihood, batch.x)
+        check_condition(self.condition, batch)
 
-    return Model(
-        init,
-        {"vae": loss},
-        draw,
-        predict,
-        one_shot,
-        condition=condition,
-        encode=encode,
-        log_weights=log_weights,
-        check=check_data,
-        check_weights=lambda batch: check_probability(p, batch.x),
-        measure=p.measure,
-    )
-
-
-def bounded(log_var: Array) -> Array:
-    """A log variance that no input makes too large or too small for its exponential: |.| < LOG_VAR_RANGE."""
-    return LOG_VAR_RANGE * jnp.tanh(log_var / LOG_VAR_RANGE)
+    def model(self, losses: dict[str, Loss]) -> Model:
+        """The model whose players minimise `losses`."""
+        p = self.likelihood
+        return Model(
+            Game(self.init, losses, self.check),
+            self.draw,
+            codes,
+            one_shot,
+            decode=self.decode,
+            encode=self.encode,
+            condition=self.condition,
+            density=Density(self.log_p, "weights", p.measure, lambda batch: check_probability(p, batch.x)),
+        )
 
 
-def check_encoder(encoder: Network, params: Tree, stats: Tree, x: Array, c: Tree, latent: int, *, exact: bool) -> None:
-    """InputError for an encoder that does not give mu and log sigma^2 (exact: and nothing else) of `latent`."""
-    h, _ = jax.eval_shape(encoder.apply, params, stats, x, c)
-    fits = len(h.shape) == 2 and (h.shape[1] == 2 * latent if exact else h.shape[1] >= 2 * latent)
+def parts_of(
+    encoder: Network,
+    decoder: Network,
+    latent: int,
+    *,
+    likelihood: Likelihood | None = None,
+    prior: priors.Prior | None = None,
+    flow: Network | None = None,
+    condition: Conditioner | None = None,
+) -> Parts:
+    """The `Parts` of a VAE, by default with a Bernoulli likelihood and the prior N(0, I)."""
+    check_latent(latent)
+    p, pi = bernoulli() if likelihood is None else likelihood, priors.standard(latent) if prior is None else prior
     check(
-        fits, f"the encoder gives {h.shape[1:]}, mu and log sigma^2 of the latent are {2 * latent} numbers: change one"
+        condition is None or not pi.encoded,
+        "a VampPrior encodes its pseudo-inputs without a condition: leave the condition or the prior out",
     )
-
-
-def check_decoder(
-    decoder: Network, params: Tree, stats: Tree, z: Array, c: Tree, x: Array, likelihood: Likelihood
-) -> None:
-    """InputError for a decoder whose output is not what the likelihood of x needs."""
-    output, _ = jax.eval_shape(decoder.apply, params, stats, z, c)
-    needed = (*x.shape[1:-1], x.shape[-1] * likelihood.outputs)
-    check(
-        output.shape[1:] == needed, f"the decoder gives {output.shape[1:]}, the likelihood needs {needed}: change one"
-    )
+    return Parts(encoder, decoder, latent, p, pi, flow, condition)

@@ -1,14 +1,16 @@
-"""VAE/GAN: an autoencoder whose reconstructions are judged by what a critic sees in them."""
+"""VAE/GAN: an autoencoder whose reconstructions are compared by the features of a critic."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.families.vae import bounded, check_encoder
-from jaxgen.losses.adversarial import Adversarial, non_saturating
+from jaxgen.conditions import check_condition, condition_of
+from jaxgen.families.common import Gaussian, check_encoder, check_latent, codes, posterior, standard
+from jaxgen.losses.adversarial import Adversarial, as_seen, non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network
@@ -16,13 +18,13 @@ from jaxgen.types import (
     Array,
     Batch,
     Conditioner,
+    Game,
     Keys,
     Model,
-    Predict,
+    Seen,
     Tree,
+    Turn,
     check,
-    check_condition,
-    condition_of,
     normal,
     one_shot,
 )
@@ -45,97 +47,103 @@ def vae_gan(
         decoder   gamma L_llike + 1/2 (adversarial loss of tilde x + of x_p)
         critic    1/2 (its loss of x against tilde x + of x against x_p)
 
-    with f the features that the critic sees (Larsen et al. 2015, arXiv:1512.09300, eq. 7 to 9 and algorithm 1; there
+    with f the critic's features (Larsen et al. 2015, arXiv:1512.09300, eq. 7 to 9 and algorithm 1; there
     both kinds of fakes weigh 1 where it is 1/2 here, so that they weigh together what real images do, and gamma is
     twice as large as here). Nats summed over features.
 
     encoder: (x, condition) -> mu and log sigma^2 [B, 2 latent]; decoder: (z [B, latent], condition) -> image [B, ...]
-    in [-1, 1]; critic: (x, condition) -> (score [B], features [B, ...]): `nets.conv.DCGANCritic(features=True)` is one.
+    in [-1, 1]; critic: (x, condition) -> `Seen` with features [B, ...]: `nets.conv.DCGANCritic(features=True)` is one.
     gamma: weight of the reconstruction for the decoder; f has hundreds of numbers, hence a small one.
-    objective: the adversarial losses, the non-saturating ones unless told otherwise.
+    objective: the adversarial losses, by default the non-saturating ones.
     Play them in the order ("critic", "encoder", "decoder").
     """
-    check(latent >= 1, f"the latent needs at least one dimension, it has {latent}")
+    check_latent(latent)
     check(gamma >= 0 and beta >= 0, f"weights must not be negative, gamma is {gamma} and beta {beta}")
-    v, similarity = non_saturating() if objective is None else objective, gaussian()
-    networks = {"critic": critic, "encoder": encoder, "decoder": decoder}
+    v = non_saturating() if objective is None else objective
+    parts = Parts({"critic": critic, "encoder": encoder, "decoder": decoder}, latent, condition)
 
-    def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
-        z, c = jnp.zeros((batch.x.shape[0], latent)), condition_of(condition, batch)
-        keys, params, extra = jax.random.split(key, 3), {}, {}
-        for key, (name, net) in zip(keys, networks.items(), strict=True):
-            params[name], extra[name] = net.init(key, z if name == "decoder" else batch.x, c)
-        check_encoder(encoder, params["encoder"], extra["encoder"], batch.x, c, latent, exact=True)
-        _check_critic(critic, params["critic"], extra["critic"], batch.x, c)
-        return params, extra
-
-    def gaussian_of(params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple[Array, Array, Tree]:
-        h, stats = encoder.apply(params["encoder"], extra["encoder"], x, c, train=train)
-        mu, log_var = jnp.split(h.astype(jnp.float32), 2, axis=-1)
-        return mu, bounded(log_var), stats
-
-    def play(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[dict[str, Array], Tree]:
-        """All that the losses are made of: kl, llike and the scores of x, tilde x and x_p, [B] each; statistics."""
-        c, now = condition_of(condition, batch), dict(extra)
-        mu, log_var, now["encoder"] = gaussian_of(params, extra, batch.x, c, train=True)
-        z = mu + jnp.exp(0.5 * log_var) * normal(keys, (latent,))
-        z_p = prior(params, extra, jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
-        seen = [batch.x]
-        for latents in (z, z_p):
-            fake, now["decoder"] = decoder.apply(params["decoder"], now["decoder"], latents, c, train=True)
-            seen.append(fake)
-        scores, features = [], []
-        for x in seen:  # in batches of their own, so that a batch normalisation does not mix them
-            (s, f), now["critic"] = critic.apply(params["critic"], now["critic"], x, c, train=True)
-            scores.append(s)
-            features.append(f.astype(jnp.float32))
-        llike = -similarity.log_prob(features[0], features[1])
-        told = dict(zip(("score_real", "score_again", "score_fake"), scores, strict=True))
-        return {"kl": kl_standard_normal(mu, log_var), "llike": llike, **told}, now
-
-    def critic_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        told, now = play(params, extra, keys, batch)
-        real = told["score_real"]
-        loss = 0.5 * (v.critic(real, told["score_again"]) + v.critic(real, told["score_fake"]))
-        metrics = {name: told[name] for name in ("score_real", "score_again", "score_fake")}
+    def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        p, now = parts.play(params, extra, turn, batch)
+        loss = 0.5 * (v.critic(p.real, p.again) + v.critic(p.real, p.fake))
+        metrics = {"score_real": p.real.score, "score_again": p.again.score, "score_fake": p.fake.score}
         return loss, (metrics, {**extra, "critic": now["critic"]})
 
-    def encoder_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        told, now = play(params, extra, keys, batch)
-        metrics = {name: told[name] for name in ("kl", "llike")}
-        return beta * told["kl"] + told["llike"], (metrics, {**extra, "encoder": now["encoder"]})
+    def encoder_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        p, now = parts.play(params, extra, turn, batch)
+        return beta * p.kl + p.llike, ({"kl": p.kl, "llike": p.llike}, {**extra, "encoder": now["encoder"]})
 
-    def decoder_loss(params: Tree, extra: Tree, keys: Keys, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        told, now = play(params, extra, keys, batch)
-        real = told["score_real"]
-        adversarial = 0.5 * (v.generator(real, told["score_again"]) + v.generator(real, told["score_fake"]))
-        loss = gamma * told["llike"] + adversarial
+    def decoder_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        p, now = parts.play(params, extra, turn, batch)
+        adversarial = 0.5 * (v.generator(p.real, p.again) + v.generator(p.real, p.fake))
+        loss = gamma * p.llike + adversarial
         return loss, ({"adversarial": adversarial}, {**extra, "decoder": now["decoder"]})
 
-    def prior(params: Tree, extra: Tree, keys: Keys) -> Array:
-        return normal(keys, (latent,))
-
-    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
-        return lambda z, t: decoder.apply(params["decoder"], extra["decoder"], z, condition)[0]
-
-    def encode(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
-        return gaussian_of(params, extra, x, condition)[0]
-
+    losses = {"critic": critic_loss, "encoder": encoder_loss, "decoder": decoder_loss}
     return Model(
-        init,
-        {"critic": critic_loss, "encoder": encoder_loss, "decoder": decoder_loss},
-        prior,
-        predict,
+        Game(parts.init, losses, partial(check_condition, condition)),
+        standard((latent,)),
+        codes,
         one_shot,
+        decode=parts.decode,
+        encode=lambda params, extra, x, c: parts.infer(params, extra, x, c)[0].mu,
         condition=condition,
-        encode=encode,
-        check=partial(check_condition, condition),
     )
 
 
-def _check_critic(critic: Network, params: Tree, stats: Tree, x: Array, c: Tree) -> None:
-    output, _ = jax.eval_shape(critic.apply, params, stats, x, c)
-    check(
-        isinstance(output, tuple) and len(output) == 2 and output[0].shape == x.shape[:1],
-        "the critic of a VAE/GAN gives a score [B] and features [B, ...]: DCGANCritic does with features=True",
-    )
+class Play(NamedTuple):
+    """What the losses are made of: the critic's view of x, tilde x and x_p; kl and llike [B], nats."""
+
+    real: Seen
+    again: Seen
+    fake: Seen
+    kl: Array
+    llike: Array
+
+
+class Parts(NamedTuple):
+    """The three networks by the names of their players."""
+
+    networks: dict[str, Network]
+    latent: int
+    condition: Conditioner | None
+
+    def init(self, key: Array, batch: Batch) -> tuple[dict, Tree]:
+        z, c = jnp.zeros((batch.x.shape[0], self.latent)), condition_of(self.condition, batch)
+        keys, params, extra = jax.random.split(key, 3), {}, {}
+        for key, (name, net) in zip(keys, self.networks.items(), strict=True):
+            params[name], extra[name] = net.init(key, z if name == "decoder" else batch.x, c)
+        check_encoder(
+            self.networks["encoder"], params["encoder"], extra["encoder"], batch.x, c, self.latent, exact=True
+        )
+        critic = jax.eval_shape(
+            lambda: as_seen(self.networks["critic"].apply(params["critic"], extra["critic"], batch.x, c)[0])
+        )
+        check(
+            critic.score.shape == batch.x.shape[:1] and critic.features is not None,
+            "the critic of a VAE/GAN gives Seen(score [B], features [B, ...]): DCGANCritic does with features=True",
+        )
+        return params, extra
+
+    def infer(self, params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple[Gaussian, Tree]:
+        h, stats = self.networks["encoder"].apply(params["encoder"], extra["encoder"], x, c, train=train)
+        return posterior(h, self.latent)[0], stats
+
+    def play(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Play, Tree]:
+        """(the terms of the losses, statistics of all networks)."""
+        c, now = condition_of(self.condition, batch), dict(extra)
+        q, now["encoder"] = self.infer(params, extra, batch.x, c, train=True)
+        z_p = normal(jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1), (self.latent,))
+        images = [batch.x]
+        for z in (q.at(normal(turn.keys, (self.latent,))), z_p):
+            x, now["decoder"] = self.networks["decoder"].apply(params["decoder"], now["decoder"], z, c, train=True)
+            images.append(x)
+        seen = []
+        for x in images:  # in batches of their own, so that a batch normalisation does not mix them
+            output, now["critic"] = self.networks["critic"].apply(params["critic"], now["critic"], x, c, train=True)
+            seen.append(as_seen(output))
+        real, again, fake = seen
+        llike = -gaussian().log_prob(real.features.astype(jnp.float32), again.features.astype(jnp.float32))
+        return Play(real, again, fake, kl_standard_normal(*q), llike), now
+
+    def decode(self, params: Tree, extra: Tree, keys: Keys, z: Array, condition: Tree) -> Array:
+        return self.networks["decoder"].apply(params["decoder"], extra["decoder"], z, condition)[0]

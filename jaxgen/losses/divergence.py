@@ -49,6 +49,8 @@ def mmd(x: Array, y: Array) -> Array:
     k(a, b) = sum_s s C / (s C + |a - b|^2) over s in {0.1, 0.2, 0.5, 1, 2, 5, 10}, C = 2 D, the inverse multiquadratic
     kernels of Tolstikhin et al. 2017 (arXiv:1711.01558, section 4).
     """
+    smallest = min(x.shape[0], y.shape[0])
+    check(smallest >= 2, f"an MMD needs at least 2 examples of each kind, there is {smallest}: raise the batch")
     c = 2.0 * x.shape[1]
 
     def k(a: Array, b: Array) -> Array:
@@ -62,18 +64,20 @@ def mmd(x: Array, y: Array) -> Array:
     return others(x) + others(y) - 2.0 * jnp.mean(k(x, y))
 
 
-def total_correlation(z: Array, mean: Array, log_var: Array, size: int) -> Array:
-    """log q(z_b) - sum_j log q(z_bj), whose mean is TC = KL(q(z) || prod_j q(z_j)) (Watanabe 1960), nats [B].
+def total_correlation(z: Array, mean: Array, log_var: Array, size: int, own: Array | None = None) -> Array:
+    """log q(z_b) - sum_j log q(z_bj), whose mean is TC = KL(q(z) || prod_j q(z_j)) (Watanabe 1960), nats [b].
 
     q(z_b) = 1/N q(z_b | x_b) + (N - 1)/N mean_{i != b} q(z_b | x_i) over the minibatch of B: unbiased before the
     logarithm, exact where the minibatch is the data set (Chen et al. 2018, arXiv:1802.04942, appendix C.2, their
-    stratified weights with the remainder spread evenly). z, mean, log_var: [B, D], z_b drawn from N(mean_b,
-    exp log_var_b); size: N, the examples of the data set.
+    stratified weights with the remainder spread evenly). z [b, D]: z_b drawn from N(mean_b, exp log_var_b); mean,
+    log_var [B, D] of the minibatch, of which the rows `own` [b] belong to z, all by default; size: N, the
+    examples of the data set.
     """
-    b = z.shape[0]
+    b = mean.shape[0]
     check(2 <= b <= size, f"a total correlation needs a minibatch of 2 to {size} examples, the data set's, it has {b}")
-    parts = log_normal_parts(z[:, None], mean[None], log_var[None])  # [B, B, D]
+    own = jnp.arange(b) if own is None else own
+    parts = log_normal_parts(z[:, None], mean[None], log_var[None])  # [b, B, D]
     others = math.log((size - 1) / (size * (b - 1)))
-    weight = jnp.where(jnp.eye(b, dtype=bool), -math.log(size), others)  # logarithms
+    weight = jnp.where(own[:, None] == jnp.arange(b), -math.log(size), others)  # logarithms
     joint = jax.nn.logsumexp(jnp.sum(parts, axis=-1) + weight, axis=1)
     return joint - jnp.sum(jax.nn.logsumexp(parts + weight[..., None], axis=1), axis=-1)

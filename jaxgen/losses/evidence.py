@@ -1,6 +1,7 @@
 """Objectives of variational autoencoders: what is minimised, as a function of K latents drawn for each example.
 
-A new objective is one function returning `(terms) -> (loss [B], metrics)`, used as `families.vae(..., objective=...)`.
+A new objective is one function returning `(terms, turn) -> (loss [B], metrics)`, used as `families.vae(...,
+objective=...)`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.losses.divergence import mmd, total_correlation
-from jaxgen.types import Array, check
+from jaxgen.types import Array, Turn, check
 
 
 class Terms(NamedTuple):
-    """What an objective sees of z_1, ..., z_K ~ q(z|x), nats.
+    """Of z_1, ..., z_K ~ q(z|x), nats:
 
     log_px, log_pz, log_qz   [B, K] log p(x|z), log p(z), log q(z|x)
     kl                       [B, G] KL(q(z|x) || p(z)) in G parts that add up to it: the dimensions, in closed form, for
                              a Gaussian posterior and prior; else one part, the mean of log q(z|x) - log p(z)
-    z, mu, log_var           [B, K, D] the latents, [B, D] their Gaussian before any flow
+    z                        [B, K, D] the latents
+    mu, log_var              [B, D] of q(z|x) = N(mu, diag exp log_var); None where q(z|x) is no such Gaussian
     prior                    [B, D] as many draws of p(z)
-    step                     [] evaluations of this loss before, for a warm-up
     """
 
     log_px: Array
@@ -31,13 +32,17 @@ class Terms(NamedTuple):
     log_qz: Array
     kl: Array
     z: Array
-    mu: Array
-    log_var: Array
+    mu: Array | None
+    log_var: Array | None
     prior: Array
-    step: Array
+
+    @property
+    def log_w(self) -> Array:
+        """log p(x, z) - log q(z|x), [B, K]."""
+        return self.log_px + self.log_pz - self.log_qz
 
 
-Objective = Callable[[Terms], tuple[Array, dict[str, Array]]]
+Objective = Callable[[Terms, Turn], tuple[Array, dict[str, Array]]]
 
 
 def elbo(*, beta: float = 1.0, distortion: float = 1.0, warmup: int = 0, free_bits: float = 0.0) -> Objective:
@@ -52,14 +57,13 @@ def elbo(*, beta: float = 1.0, distortion: float = 1.0, warmup: int = 0, free_bi
     check(beta >= 0 and distortion >= 0, f"weights must not be negative, they are {beta} and {distortion}")
     check(warmup >= 0 and free_bits >= 0, f"warmup {warmup} and free_bits {free_bits} must not be negative")
 
-    def objective(terms: Terms) -> tuple[Array, dict[str, Array]]:
-        weight = beta * warm(terms.step, warmup)
+    def objective(terms: Terms, turn: Turn) -> tuple[Array, dict[str, Array]]:
         parts = terms.kl
         if free_bits > 0:
-            held = jnp.mean(parts, axis=0) < free_bits  # a constant there: no gradient squeezes those parts further
+            held = jnp.mean(turn.gather(parts), axis=0) < free_bits  # constant there: no gradient squeezes them further
             parts = jnp.where(held, free_bits, parts)
         rate = jnp.sum(parts, axis=1)
-        return distortion * -jnp.mean(terms.log_px, axis=1) + weight * rate, _told(terms)
+        return distortion * -jnp.mean(terms.log_px, axis=1) + beta * warm(turn.step, warmup) * rate, _metrics(terms)
 
     return objective
 
@@ -67,12 +71,7 @@ def elbo(*, beta: float = 1.0, distortion: float = 1.0, warmup: int = 0, free_bi
 def iwae() -> Objective:
     """-log 1/K sum_k p(x, z_k) / q(z_k|x), K the `samples` of the family (Burda, Grosse and Salakhutdinov 2015,
     arXiv:1509.00519, eq. 8): at K = 1 the negative ELBO, tighter with every sample."""
-
-    def objective(terms: Terms) -> tuple[Array, dict[str, Array]]:
-        log_w = terms.log_px + terms.log_pz - terms.log_qz
-        return -log_mean_exp(log_w), _told(terms)
-
-    return objective
+    return lambda terms, turn: (-log_mean_exp(terms.log_w), _metrics(terms))
 
 
 def info(*, alpha: float = 0.0, scale: float = 100.0) -> Objective:
@@ -85,10 +84,10 @@ def info(*, alpha: float = 0.0, scale: float = 100.0) -> Objective:
     """
     check(alpha + scale >= 1, f"alpha + scale - 1, the weight of the MMD, must not be negative: {alpha} and {scale}")
 
-    def objective(terms: Terms) -> tuple[Array, dict[str, Array]]:
-        discrepancy = mmd(terms.z[:, 0], terms.prior)
+    def objective(terms: Terms, turn: Turn) -> tuple[Array, dict[str, Array]]:
+        discrepancy = jnp.broadcast_to(mmd(*turn.gather((terms.z[:, 0], terms.prior))), terms.kl.shape[:1])
         loss = -jnp.mean(terms.log_px, axis=1) + (1.0 - alpha) * jnp.sum(terms.kl, axis=1)
-        return loss + (alpha + scale - 1.0) * discrepancy, {**_told(terms), "mmd": _each(discrepancy, terms)}
+        return loss + (alpha + scale - 1.0) * discrepancy, {**_metrics(terms), "mmd": discrepancy}
 
     return objective
 
@@ -97,14 +96,18 @@ def tc(size: int, *, beta: float = 6.0) -> Objective:
     """-E_q log p(x|z) + I(x; z) + beta TC(z) + sum_j KL(q(z_j) || p(z_j)): beta-TCVAE (Chen et al. 2018,
     arXiv:1802.04942, eq. 4), TC estimated over the minibatch as `divergence.total_correlation` says.
 
-    size: examples of the data set. beta = 1 is the negative ELBO, whatever the estimate of TC.
+    size: examples of the data set. beta = 1 is the negative ELBO, whatever the estimate of TC. InputError where q(z|x)
+    is not one Gaussian, after a flow or of several layers: the TC of z needs its density.
     """
     check(size >= 1 and beta >= 0, f"size {size} and beta {beta}: give the data set's size and a weight of at least 0")
 
-    def objective(terms: Terms) -> tuple[Array, dict[str, Array]]:
-        correlation = total_correlation(terms.z[:, 0], terms.mu, terms.log_var, size)
+    def objective(terms: Terms, turn: Turn) -> tuple[Array, dict[str, Array]]:
+        gaussian = terms.mu is not None and terms.log_var is not None
+        check(gaussian, "a total correlation needs a Gaussian q(z|x): leave the flow out, or take FactorVAE's critic")
+        mu, log_var = turn.gather((terms.mu, terms.log_var))
+        correlation = total_correlation(terms.z[:, 0], mu, log_var, size, turn.own)
         loss = -jnp.mean(terms.log_px, axis=1) + jnp.sum(terms.kl, axis=1)
-        return loss + (beta - 1.0) * correlation, {**_told(terms), "tc": correlation}
+        return loss + (beta - 1.0) * correlation, {**_metrics(terms), "tc": correlation}
 
     return objective
 
@@ -119,9 +122,5 @@ def log_mean_exp(log_w: Array) -> Array:
     return jax.nn.logsumexp(log_w, axis=-1) - jnp.log(float(log_w.shape[-1]))
 
 
-def _told(terms: Terms) -> dict[str, Array]:
+def _metrics(terms: Terms) -> dict[str, Array]:
     return {"distortion": -jnp.mean(terms.log_px, axis=1), "kl": jnp.sum(terms.kl, axis=1)}
-
-
-def _each(value: Array, terms: Terms) -> Array:
-    return jnp.broadcast_to(value, terms.kl.shape[:1])

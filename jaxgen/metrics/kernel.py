@@ -1,4 +1,4 @@
-"""Kernel distance: the maximum mean discrepancy of codes, without bias at any number of samples."""
+"""Kernel distance (KID): the maximum mean discrepancy of features, unbiased at any number of samples."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from jaxgen.metrics.estimate import Estimate, as_pair, deal, jackknife
 from jaxgen.types import Array, check
 
 FOLDS = 10
-LEAST = 10  # codes of each set, so that every fold can be left out
+LEAST = 10  # features of each set, so that every fold can be left out
 
 
 def kid(reals: Any, fakes: Any, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> Estimate:
-    """MMD^2 of codes [N, D] and [M, D], the mean over random subsets of `size` of each, or as many as there are.
+    """MMD^2 of features [N, D] and [M, D], the mean over random subsets of `size` of each (of all, if fewer).
 
     MMD^2 = sum_{i != j} k(x_i, x_j) / (n (n - 1)) + the same of y - 2 sum_ij k(x_i, y_j) / n^2,
     k(x, y) = (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401, section 4): unbiased, so it may be negative.
-    The published +- is the deviation over subsets, which says how many samples a subset has, not how sure the mean is;
-    it stands in `how`. Subsets overlap, so the error is that of leaving out a tenth of the reals and of the fakes in
-    turn from all of them (`estimate.jackknife`). The kernel is float32, its sums, that nearly cancel, are float64.
-    InputError for fewer than 10 codes or a smaller size.
+    The published +- is the deviation over subsets, which reflects the size of a subset, not the error of the mean; it
+    is given in `how`. Subsets overlap, so the error is that of leaving out a tenth of the reals and of the fakes in
+    turn from all of them (`estimate.jackknife`). The kernel is float32 at full precision on any device; its sums, which
+    nearly cancel, are float64. InputError for fewer than 10 features or a smaller size.
     """
     reals, fakes = as_pair(reals, fakes, least=LEAST)
     check(subsets >= 1 and size >= LEAST, f"{subsets} subsets of {size}: give at least 1 of at least {LEAST}")
     rng = np.random.default_rng((seed, 2))
     size = min(size, len(reals), len(fakes))
-    subsets = 1 if size == len(reals) == len(fakes) else subsets  # they would all be the same
-    folds = [deal(len(codes), FOLDS, (seed, i)) for i, codes in enumerate((reals, fakes))]
+    subsets = 1 if size == len(reals) == len(fakes) else subsets  # all subsets would be equal
+    folds = [deal(len(features), FOLDS, (seed, i)) for i, features in enumerate((reals, fakes))]
     found = []
     for _ in range(subsets):
-        index = [rng.choice(len(codes), size, replace=False) for codes in (reals, fakes)]
-        x, y = (jnp.asarray(codes[i], jnp.float32) for codes, i in zip((reals, fakes), index, strict=True))
+        index = [rng.choice(len(features), size, replace=False) for features in (reals, fakes)]
+        x, y = (jnp.asarray(features[i], jnp.float32) for features, i in zip((reals, fakes), index, strict=True))
         found.append(_values(x, y, *(np.eye(FOLDS)[fold[i]] for fold, i in zip(folds, index, strict=True))))
     values, no_reals, no_fakes = (np.stack(each) for each in zip(*found, strict=True))
     spread = f", deviation over subsets {values.std(ddof=1):.3g}" if subsets > 1 else ""
@@ -45,6 +45,7 @@ def kid(reals: Any, fakes: Any, *, subsets: int = 100, size: int = 1000, seed: i
 
 @jax.jit
 def _kernel(x: Array, y: Array) -> Array:
+    # TF32 or bfloat16 products would move the difference of these means by more than its error
     dot = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     return (dot / x.shape[1] + 1.0) ** 3
 

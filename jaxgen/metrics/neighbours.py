@@ -1,4 +1,4 @@
-"""What nearest neighbours tell of generated samples: are they real, is all of the real there, are they copies?"""
+"""Scores from nearest neighbours: precision and recall, density and coverage, copies of training images."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.metrics.estimate import Estimate, as_codes, as_pair, check_width, deal, jackknife, pieces, share_of
+from jaxgen.metrics.estimate import Estimate, as_features, as_pair, check_width, deal, jackknife, pieces, share_of
 from jaxgen.metrics.outliers import auroc
 from jaxgen.types import Array, check
 
-BLOCK, SMALL = 1024, 256  # distances are computed so many by so many at a time: one shape, another for small sets
+BLOCK, SMALL = 1024, 256  # examples a side of a block of distances; the second for small sets
 FOLDS = 10
-SPARE = 8  # neighbours beyond the k-th that are kept, so that those of one fold can be left out
-TIE = 1e-6  # relative, of squared distances: the same pair, seen from both sides
-AROUND, HALF = 50, 0.5  # Carlini et al. 2023, n and alpha
+SPARE = 8  # neighbours kept beyond the k-th, so that those of one fold can be left out
+TIE = 1e-6  # relative, of squared distances: rounding between d(x, y) and d(y, x)
+AROUND, HALF = 50, 0.5  # n and alpha of Carlini et al. 2023
 
 
 class Prdc(NamedTuple):
     """precision   share of the fakes inside the reals: nearer to some real than its k-th neighbour among the reals is
     recall      share of the reals inside the fakes, the same with their roles exchanged
-    density     number of real neighbourhoods that a fake is in, over k: 1 on average where both are alike, may be more
-    coverage    share of the reals with a fake among their k nearest: about 1 - 2^-k where both are alike and as many
+    density     number of real neighbourhoods that a fake is in, over k: 1 on average for equal distributions, unbounded
+    coverage    share of the reals with a fake among their k nearest: about 1 - 2^-k for equal distributions and N = M
     """
 
     precision: Estimate
@@ -34,11 +34,11 @@ class Prdc(NamedTuple):
 
 
 class Copying(NamedTuple):
-    """nearer      P(a fake is nearer to the training set than a held-out real is): 0.5 no copying, 1 copies, less than
-                0.5 where the fakes are farther from it than reals are
+    """nearer      P(a fake is nearer to the training set than a held-out real is): 0.5 without copying, 1 for copies,
+                less than 0.5 where the fakes are farther from it than reals are
     copies      share of the fakes that are less than half as far from the nearest training example as from its 50
                 nearest on average
-    by_chance   the share of held-out reals of which the same is true: in few dimensions not nought
+    by_chance   the same share of held-out reals: not zero in few dimensions
     """
 
     nearer: Estimate
@@ -48,38 +48,38 @@ class Copying(NamedTuple):
 
 def prdc(reals: Any, fakes: Any, *, k_precision: int = 3, k_coverage: int = 5, seed: int = 0) -> Prdc:
     """Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, k_precision), density and coverage
-    (Naeem et al. 2020, arXiv:2002.09797, k_coverage) of codes [N, D] and [M, D].
+    (Naeem et al. 2020, arXiv:2002.09797, k_coverage) of features [N, D] and [M, D].
 
     All depend on N and M: compare at equal ones only. Errors: a tenth of the reals and of the fakes left out in turn,
-    the neighbourhoods without it (`estimate.jackknife`), seed: which. Every distance is computed once, in float32
-    between centred codes, a block at a time. InputError for sets that have no k-th neighbour in nine tenths.
+    from the neighbourhoods too (`estimate.jackknife`); seed: of the folds. Every distance is computed once, in float32
+    between centred features, a block at a time. InputError for sets too small for a k-th neighbour in nine tenths.
     """
     k = max(k_precision, k_coverage)
     check(min(k_precision, k_coverage) >= 1, f"k must be at least 1, it is {min(k_precision, k_coverage)}")
     reals, fakes = as_pair(reals, fakes, least=max(2 * k + 2, FOLDS))
     centre = reals.mean(axis=0, dtype=np.float64)
-    real, fake = (_blocks(codes, centre, _size(reals, fakes)) for codes in (reals, fakes))
-    real_fold, fake_fold = (deal(len(codes), FOLDS, (seed, i)) for i, codes in enumerate((reals, fakes)))
+    real, fake = (_blocks(features, centre, _size(reals, fakes)) for features in (reals, fakes))
+    real_fold, fake_fold = (deal(len(features), FOLDS, (seed, i)) for i, features in enumerate((reals, fakes)))
     near = _closest(real, real, k + SPARE, same=True)
     wide, deep = (_radii(*near, real_fold, kk) for kk in (k_precision, k_coverage))
     of_fakes = _radii(*_closest(fake, fake, k + SPARE, same=True), fake_fold, k_precision)
-    seen = _compared(real, fake, (wide, deep, of_fakes), fake_fold)
+    pairs = _compared(real, fake, (wide, deep, of_fakes), fake_fold)
     how = f"k = {{}}; {FOLDS} folds of the reals and of the fakes left out in turn"
 
     def over(fold: np.ndarray, per: np.ndarray, k: int) -> Estimate:
-        """per [n, 1 + FOLDS], of each example of the one set: beside all of the other set, and without its folds."""
+        """per [n, 1 + FOLDS], of each example of one set: against all of the other set, and without its folds."""
         rest = [per[fold != f, 0].mean() for f in range(FOLDS)]
         error = math.hypot(jackknife(rest), _crossed(per[:, 1:], fold))
         return Estimate(float(per[:, 0].mean()), error, how.format(k))
 
-    no_reals = [seen.covered[real_fold != f, 1 + f].mean() for f in range(FOLDS)]
-    no_fakes = np.stack([np.delete(seen.covered_by, f, axis=1).any(axis=1) for f in range(FOLDS)], axis=1)
+    no_reals = [pairs.covered[real_fold != f, 1 + f].mean() for f in range(FOLDS)]
+    no_fakes = np.stack([np.delete(pairs.covered_by, f, axis=1).any(axis=1) for f in range(FOLDS)], axis=1)
     error = math.hypot(jackknife(no_reals), _crossed(no_fakes, real_fold))
     return Prdc(
-        over(fake_fold, seen.inside, k_precision),
-        over(real_fold, seen.recalled, k_precision),
-        over(fake_fold, seen.count / k_coverage, k_coverage),
-        Estimate(float(seen.covered[:, 0].mean()), error, how.format(k_coverage)),
+        over(fake_fold, pairs.inside, k_precision),
+        over(real_fold, pairs.recalled, k_precision),
+        over(fake_fold, pairs.count / k_coverage, k_coverage),
+        Estimate(float(pairs.covered[:, 0].mean()), error, how.format(k_coverage)),
     )
 
 
@@ -89,11 +89,11 @@ def copying(train: Any, held_out: Any, fakes: Any) -> Copying:
     nearer: the Mann-Whitney statistic of distances to the nearest training example, over its number of pairs (Meehan,
     Chaudhuri and Dasgupta 2020, arXiv:2004.05675, whose C_T is its z-score, cell by cell), with the error of
     `outliers.auroc`. copies: d(f, nearest) < mean of d(f, the 50 nearest) / 2 (Carlini et al. 2023, arXiv:2301.13188,
-    with their alpha = 0.5 and n = 50, or as many as there are), with the binomial error. Both cover the draws of the
-    fakes and of the held-out reals, the training set being what it is.
+    with their alpha = 0.5 and n = 50, or all where there are fewer), with the binomial error. Both errors cover the
+    draws of the fakes and of the held-out reals, at a fixed training set.
     """
     train, held_out, fakes = _three(train, held_out, fakes)
-    found = [nearest(train, codes, min(AROUND, len(train)))[1] for codes in (fakes, held_out)]
+    found = [nearest(train, features, min(AROUND, len(train)))[1] for features in (fakes, held_out)]
     first = np.concatenate([d[:, 0] for d in found])
     area = auroc(-first, np.arange(len(first)) < len(fakes))
     how = f"pairs of {len(fakes)} fakes and {len(held_out)} held-out reals, {len(train)} training examples"
@@ -106,14 +106,14 @@ def copying(train: Any, held_out: Any, fakes: Any) -> Copying:
 def nearest(train: Any, queries: Any, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of `train` [N, D] of each query [M, D], nearest first: indices [M, k] and distances [M, k].
 
-    Found by products in float32, then measured by differences, so that a copy is at a distance of nought.
+    Found by products in float32, then measured by differences, so that a copy has distance zero.
     """
-    train, queries = as_codes(train, "training set", least=1), as_codes(queries, "queries", least=1)
+    train, queries = as_features(train, "training set", least=1), as_features(queries, "queries", least=1)
     check_width(train.shape[1], queries.shape[1])
     check(1 <= k <= len(train), f"{k} neighbours of {len(train)} training examples: give 1 to {len(train)}")
     centre = train.mean(axis=0, dtype=np.float64)
-    asked, known = (_blocks(codes, centre, _size(queries, train)) for codes in (queries, train))
-    _, index = _closest(asked, known, k, same=False)
+    query, known = (_blocks(features, centre, _size(queries, train)) for features in (queries, train))
+    _, index = _closest(query, known, k, same=False)
     distances = np.zeros(index.shape)
     for piece in pieces(len(queries), 32):
         gap = train[index[piece]] - queries[piece, None]
@@ -123,17 +123,18 @@ def nearest(train: Any, queries: Any, k: int = 1) -> tuple[np.ndarray, np.ndarra
 
 
 class _Blocks(NamedTuple):
-    """n codes as float32 blocks [size, D], the last filled up with noughts."""
+    """n features as float32 blocks [size, D], the last padded with zeros."""
 
     n: int
     size: int
     blocks: list[Array]
 
 
-class _Seen(NamedTuple):
-    """Per fake [M, 1 + FOLDS]: is it inside any wide ball of a real, in how many deep ones is it; per real
-    [N, 1 + FOLDS]: is it inside a fake's ball, is a fake inside its deep ball. First with all of the other set (for
-    `covered`: of the reals), then without each fold of it. covered_by [N, FOLDS]: is a fake of this fold inside."""
+class _Pairs(NamedTuple):
+    """Per fake [M, 1 + FOLDS]: whether it is inside any wide ball of a real, and in how many deep ones; per real
+    [N, 1 + FOLDS]: whether it is inside a fake's ball, and whether a fake is inside its deep ball. First with all of
+    the other set (for `covered`: of the reals), then without each fold of it. covered_by [N, FOLDS]: whether a fake of
+    this fold is inside."""
 
     inside: Any
     count: Any
@@ -143,10 +144,10 @@ class _Seen(NamedTuple):
 
 
 def _crossed(per: np.ndarray, fold: np.ndarray) -> float:
-    """Standard error of the mean of examples that comes from the other set, per [n, FOLDS]: without its fold f.
+    """Standard error that the other set contributes to the mean of examples; per [n, FOLDS]: without its fold f.
 
-    What one example has to do with one fold by chance is in the examples' own error already and would be counted twice:
-    so not the squares of what leaving f out does to the mean, but its products between different folds of examples.
+    Chance pairings of one example with one fold are part of the examples' own error and would be counted twice: so not
+    the squares of the effect of leaving f out, but its products between different folds of examples.
     """
     each = np.stack([per[fold == h].mean(axis=0) for h in range(FOLDS)])
     each -= each.mean(axis=1, keepdims=True)
@@ -155,27 +156,28 @@ def _crossed(per: np.ndarray, fold: np.ndarray) -> float:
 
 
 def _three(train: Any, held_out: Any, fakes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    train, held_out = as_codes(train, "training set"), as_codes(held_out, "held-out reals")
+    train, held_out = as_features(train, "training set"), as_features(held_out, "held-out reals")
     check_width(train.shape[1], held_out.shape[1])
-    return train, held_out, as_codes(fakes, "fakes")
+    return train, held_out, as_features(fakes, "fakes")
 
 
 def _size(*sets: np.ndarray) -> int:
     return SMALL if max(map(len, sets)) <= 2 * SMALL else BLOCK
 
 
-def _blocks(codes: np.ndarray, centre: np.ndarray, size: int) -> _Blocks:
+def _blocks(features: np.ndarray, centre: np.ndarray, size: int) -> _Blocks:
     """Centred: ||q||^2 + ||t||^2 - 2 q . t loses as many digits as the norms are larger than the distance."""
 
     def block(piece: slice) -> Array:
-        x = np.asarray(codes[piece] - centre, np.float32)
+        x = np.asarray(features[piece] - centre, np.float32)
         return jnp.asarray(np.pad(x, ((0, size - len(x)), (0, 0))))
 
-    return _Blocks(len(codes), size, [block(piece) for piece in pieces(len(codes), size)])
+    return _Blocks(len(features), size, [block(piece) for piece in pieces(len(features), size)])
 
 
 def _squares(q: Array, t: Array) -> Array:
-    """Squared distances [Q, T]; what is below rounding is nought, so that a copy is."""
+    """Squared distances [Q, T]; values below rounding are zero, so that a copy's is."""
+    # a difference of large numbers: products rounded to TF32 or bfloat16 would change which neighbour is nearest
     norms = jnp.sum(q * q, axis=1)[:, None] + jnp.sum(t * t, axis=1)
     squares = norms - 2.0 * jnp.matmul(q, t.T, precision=jax.lax.Precision.HIGHEST)
     rounding = 2.0 * float(np.finfo(np.float32).eps) * q.shape[1] ** 0.5
@@ -183,7 +185,7 @@ def _squares(q: Array, t: Array) -> Array:
 
 
 def _closest(queries: _Blocks, targets: _Blocks, k: int, *, same: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances and indices of the k nearest targets, [Q, k] each; same: one set, nothing is its own."""
+    """Squared distances and indices of the k nearest targets, [Q, k] each; same: nothing is its own neighbour."""
     found, size = [], queries.size
     for i, q in enumerate(queries.blocks):
         best = jnp.full((size, k), jnp.inf), jnp.zeros((size, k), jnp.int32)
@@ -196,7 +198,7 @@ def _closest(queries: _Blocks, targets: _Blocks, k: int, *, same: bool) -> tuple
 
 @jax.jit
 def _nearer(best: tuple[Array, Array], q: Array, t: Array, row: Array, column: Array, n: Array) -> tuple[Array, Array]:
-    """The best so far and those of one more block, which begins at `column` of n; the queries' begins at `row`."""
+    """The best so far merged with one more block, which begins at `column` of n; the queries' block begins at `row`."""
     rows, columns = row + jnp.arange(len(q))[:, None], column + jnp.arange(len(t))
     squares = jnp.where((columns < n) & (columns != rows), _squares(q, t), jnp.inf)
     squares = jnp.concatenate([best[0], squares], axis=1)
@@ -206,8 +208,8 @@ def _nearer(best: tuple[Array, Array], q: Array, t: Array, row: Array, column: A
 
 
 def _radii(squares: np.ndarray, index: np.ndarray, fold: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance to the k-th neighbour [n, 1 + FOLDS]: of all, and of those outside each fold; -1, within which
-    nothing is, for a fold's own members without it."""
+    """Squared distance to the k-th neighbour [n, 1 + FOLDS]: of all, and of those outside each fold; -1, an
+    empty ball, for a fold's own members."""
     radii = [squares[:, k - 1]]
     for f in range(FOLDS):
         enough = np.cumsum((fold[index] != f) & np.isfinite(squares), axis=1) >= k
@@ -218,16 +220,16 @@ def _radii(squares: np.ndarray, index: np.ndarray, fold: np.ndarray, k: int) -> 
 
 def _compared(
     real: _Blocks, fake: _Blocks, radii: tuple[np.ndarray, np.ndarray, np.ndarray], fake_fold: np.ndarray
-) -> _Seen:
-    """All reals beside all fakes, a block at a time. radii: the reals' wide and deep ones, the fakes'."""
+) -> _Pairs:
+    """All pairs of reals and fakes, a block at a time. radii: the reals' wide and deep ones, the fakes'."""
 
     def padded(values: np.ndarray) -> list[np.ndarray]:
         full = np.full((-len(values) % real.size, *values.shape[1:]), -1, values.dtype)
         return np.split(np.concatenate([values, full]), -(-len(values) // real.size))
 
     wide, deep, of_fakes, fold = (padded(each) for each in (*radii, fake_fold))
-    widths = _Seen(1 + FOLDS, 1 + FOLDS, 1 + FOLDS, 1 + FOLDS, FOLDS)
-    per_fake = _Seen(True, True, False, False, False)
+    widths = _Pairs(1 + FOLDS, 1 + FOLDS, 1 + FOLDS, 1 + FOLDS, FOLDS)
+    per_fake = _Pairs(True, True, False, False, False)
     sets = [fake if is_fake else real for is_fake in per_fake]
     counts = [np.zeros((len(s.blocks), s.size, w), np.int32) for s, w in zip(sets, widths, strict=True)]
     for i, r in enumerate(real.blocks):
@@ -235,13 +237,13 @@ def _compared(
             found = _beside(r, f, wide[i], deep[i], of_fakes[j], fold[j])
             for count, is_fake, one in zip(counts, per_fake, found, strict=True):
                 count[j if is_fake else i] += np.asarray(one)
-    flat = _Seen(*(c.reshape(-1, c.shape[-1])[: s.n] for c, s in zip(counts, sets, strict=True)))
-    return _Seen(*(each > 0 for each in flat))._replace(count=flat.count)
+    flat = _Pairs(*(c.reshape(-1, c.shape[-1])[: s.n] for c, s in zip(counts, sets, strict=True)))
+    return _Pairs(*(each > 0 for each in flat))._replace(count=flat.count)
 
 
 @jax.jit
 def _beside(real: Array, fake: Array, wide: Array, deep: Array, of_fakes: Array, fold: Array) -> tuple[Array, ...]:
-    """What a block adds to `_Seen`: reals and fakes [size, D]; padded ones have radii of -1 and the fold -1."""
+    """A block's contribution to `_Pairs`: reals and fakes [size, D]; padded ones have radii of -1 and the fold -1."""
     squares = jnp.where(fold >= 0, _squares(real, fake) * (1.0 - TIE), jnp.inf)  # [reals, fakes]
     within = [squares <= deep[:, [f]] for f in range(1 + FOLDS)]
     return (

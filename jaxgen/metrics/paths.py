@@ -1,4 +1,4 @@
-"""Perceptual path length: how far the image moves when the latent takes a step."""
+"""Perceptual path length: how much the image changes for a small step of the latent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxgen.conditions import repeat, rows
 from jaxgen.losses.likelihood import total
+from jaxgen.losses.perceptual import Distance
 from jaxgen.metrics.estimate import Estimate
 from jaxgen.metrics.features import Extractor
-from jaxgen.sampling import slerp, weights
-from jaxgen.sampling.sample import conditions
-from jaxgen.types import Array, Model, Sampler, TrainState, Tree, check
+from jaxgen.sampling import conditions, generate, slerp
+from jaxgen.types import Array, Keys, Model, Sampler, TrainState, Tree, check, weights
 
-Distance = Callable[[Array, Array], Array]
 Path = Callable[[Array, Array, Array], Array]
 
 
@@ -38,11 +38,11 @@ def perceptual_path_length(
 
     n: paths; epsilon: e; options: those of `path_lengths`. The error is that of the mean over n paths.
 
-    trim: the lowest and the highest so many percent of the lengths are left out before the mean, as by the reference
-    implementation, 1 % each, which is no part of the equation: few paths over a seam of G would be most of the mean. 0
-    keeps all. `how` says so, and by what the median of some lengths is larger at e than at 4 e: 1 where e is small
-    enough for the limit and large enough for the numbers; 4 where G jumps everywhere, such as to the nearest of some
-    vectors; 16 where only rounding is seen. InputError above 3 (and below 1/3), where there is no limit to speak of.
+    trim: the percentage of the lengths left out at each end before the mean, 1 % as in the reference implementation;
+    the equation has none. Without it few paths over a discontinuity of G dominate the mean. 0 keeps all. `how` states
+    it, and the ratio of the median length at e to that at 4 e: 1 where e is small enough for the limit and large enough
+    for the arithmetic; 4 where G jumps everywhere, such as to the nearest of some vectors; 16 where rounding dominates.
+    InputError for ratios above 3 and below 1/3, where the limit cannot be estimated.
     """
     check(n >= 2, f"a path length needs at least 2 paths, there are {n}")
     check(0.0 <= trim < 50.0, f"trim is a share in percent of each end, from 0 to less than 50, not {trim}")
@@ -82,8 +82,8 @@ def path_lengths(
     condition=None: one for all, or [n]; both ends of a path have the same
     sampler=None: instead of the model's own; both ends take the same noise where it adds any
 
-    distance: (x, y) -> [B] of images as the model gives them, about -1 to 1, such as `losses.perceptual.lpips`,
-    `squared_distance` or a `code_distance`; a quadratic one, or the quotient has no limit.
+    distance: (x, y) -> [B] of images as the model gives them, about -1 to 1, such as `metrics.lpips.lpips`,
+    `squared_distance` or a `feature_distance`; a quadratic one, or the quotient has no limit.
 
     Rounding adds about (r / e)^2 to the lengths of images with a relative error r. Of a linear G it is below 0.1 % of a
     length at e = 1e-4 in float32 and up to 10 % at 1e-6; below 2 % at 1e-2 with products rounded as TF32, and more than
@@ -96,29 +96,33 @@ def path_lengths(
 
 
 def _check_step(epsilon: float) -> None:
-    check(1e-6 <= epsilon <= 0.25, f"epsilon is a step from 1e-6, the least that float32 sees, to 1/4, not {epsilon}")
+    check(
+        1e-6 <= epsilon <= 0.25, f"epsilon is a step from 1e-6, the least that float32 resolves, to 1/4, not {epsilon}"
+    )
 
 
 class _Walk(NamedTuple):
-    """What all pieces of the paths have in common; span: how far along its path t may lie."""
+    """What all pieces of the paths have in common: `_draw` and `sampling.generate` of the model, the distance, the
+    conditions, how far along its path t may lie, and the paths of a piece."""
 
-    static: tuple
-    traced: tuple
+    draw: Callable[..., tuple[Keys, Array, Array]]
+    render: Callable[[Keys, Array, Tree], Array]
+    distance: Distance
     condition: Tree
     span: float
     size: int
-    sharding: Any
 
     def lengths(self, n: int, epsilon: float) -> np.ndarray:
         """Of the first n paths, [n] float64."""
         parts = []
         for start in range(0, n, self.size):
             index = np.minimum(np.arange(start, start + self.size), n - 1)  # the last again: one shape for every call
-            rows = index, jax.tree.map(lambda c, index=index: c[index], self.condition)
-            rows = rows if self.sharding is None else jax.device_put(rows, self.sharding)
+            # the images differ by about epsilon: products rounded to TF32 or bfloat16 would be all of the difference
             with jax.default_matmul_precision("highest"):
-                got = _lengths(self.static, *self.traced, *rows, jnp.asarray([self.span, epsilon]))
-            parts.append(np.asarray(got, np.float64)[: n - start])
+                given = rows(self.condition, index)
+                keys, latents, step = self.draw(index, given, jnp.asarray([self.span, epsilon]))
+                x = self.render(keys, latents, repeat(given, 2))
+                parts.append(np.asarray(_quotients(self.distance, x, step), np.float64)[: n - start])
         return np.concatenate(parts)
 
 
@@ -141,37 +145,35 @@ def _walk(
     check(batch >= 1, f"the batch must be at least 1, it is {batch}")
     devices = 1 if sharding is None else sharding.num_devices
     size = -(-min(n, batch) // devices) * devices
-    solver = model.sampler if sampler is None else sampler
     measured = distance if isinstance(distance, Partial) else Partial(distance)
-    traced = solver, measured, *weights(state, ema), jax.random.key(seed)
-    static = model.prior, model.predict, path
-    return _Walk(static, traced, conditions(model, n, condition), 1.0 if ends == "full" else 0.0, size, sharding)
+    given, one = conditions(model, n, condition), jax.random.split(jax.random.key(0), 1)
+    kind = jax.eval_shape(model.prior, *weights(state, ema), one, rows(given, slice(1))).dtype
+    check(jnp.issubdtype(kind, jnp.floating), f"this model's latents are integers ({kind}): no path leads between them")
+    draw = partial(_draw, (model.prior, path), *weights(state, ema), jax.random.key(seed))
+    options = {"sampler": sampler, "batch": 2 * size, "ema": ema, "sharding": sharding}
+    render = partial(generate, model, state, **options)
+    return _Walk(draw, render, measured, given, float(ends == "full"), size)
 
 
 @partial(jax.jit, static_argnums=0)
-def _lengths(
-    static: tuple,
-    sampler: Sampler,
-    distance: Distance,
-    params: Tree,
-    extra: Tree,
-    key: Array,
-    index: Array,
-    condition: Tree,
-    span: Array,
-) -> Array:
-    """Lengths [B] of the paths `index`; span: how far along t may lie, and epsilon."""
-    prior, predict, path = static
+def _draw(
+    static: tuple, params: Tree, extra: Tree, key: Array, index: Array, condition: Tree, span: Array
+) -> tuple[Keys, Array, Array]:
+    """(keys [2 B], latents [2 B, ...], steps [B]) of the paths `index` [B], the two ends of a step side by side and
+    with one key, so that both have the same noise and lie on one device; span: the largest t, and epsilon."""
+    prior, path = static
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), 4))(index)
-    a, b = (prior(params, extra, keys[:, i]) for i in (0, 1))
+    a, b = (prior(params, extra, keys[:, i], condition) for i in (0, 1))
     t = span[0] * jax.vmap(jax.random.uniform)(keys[:, 2]).reshape((-1,) + (1,) * (a.ndim - 1))
     u = t + span[1]
-    # both images of a pair side by side: the batch stays on its devices, and one call compiles the model once
     latents = jnp.stack([path(a, b, t), path(a, b, u)], axis=1).reshape(-1, *a.shape[1:])
-    twice = jax.tree.map(lambda c: jnp.repeat(c, 2, axis=0), (keys[:, 3], condition))
-    x = sampler(twice[0], predict(params, extra, twice[1]), latents)
+    return jnp.repeat(keys[:, 3], 2, axis=0), latents, (u - t).reshape(-1)  # in float32 not quite epsilon
+
+
+@jax.jit
+def _quotients(distance: Distance, x: Array, step: Array) -> Array:
+    """d(x_2i, x_2i+1) / step_i^2, [B], of images [2 B, ...]."""
     x = x.astype(jnp.float32).reshape(-1, 2, *x.shape[1:])
-    step = (u - t).reshape(-1)  # the step that was taken: in float32 not quite epsilon
     return distance(x[:, 0], x[:, 1]) / jnp.square(step)
 
 
@@ -191,32 +193,32 @@ def squared_distance(x: Array, y: Array) -> Array:
     return total(jnp.square(x - y))
 
 
-def code_distance(extractor: Extractor, example: Any) -> Distance:
-    """||c(x) - c(y)||^2 of an extractor's codes c: images in about [-1, 1] each -> [B].
+def feature_distance(extractor: Extractor, example: Any) -> Distance:
+    """||f(x) - f(y)||^2 of an extractor's features f: images in about [-1, 1] each -> [B].
 
-    Extractors take grey levels 0 to 255. Rounded to whole ones, two images a step of 1e-4 apart are equal but for few
-    pixels that fall on either side of a half, and the quotient of `path_lengths` grows without end. So the levels are
-    given here as float32 and not rounded; they are clipped. example: uint8 images [B, H, W, C], on which the extractor
-    is seen to give the same codes for both kinds, and others for levels in between. InputError for one that does not.
+    Extractors take grey levels 0 to 255. Rounded to integers, two images a step of 1e-4 apart are equal but for the few
+    pixels that cross a half, and the quotient of `path_lengths` diverges. So the levels are passed as float32, clipped
+    and not rounded. example: uint8 images [B, H, W, C], on which the extractor has to give the same features for both
+    types, and others for levels in between. InputError where it does not.
     """
     example = np.asarray(example)
     check(example.dtype == np.uint8 and example.ndim == 4, "the example is images, uint8 [B, H, W, C]")
     levels = example.astype(np.float32)
     given = example, levels, np.minimum(levels + 0.25, 255.0)
-    whole, real, between = (np.asarray(_codes(extractor.apply, a), np.float32) for a in given)
-    same = bool(np.allclose(whole, real, rtol=1e-3, atol=1e-3 * float(np.abs(whole).max())))
+    integer, real, between = (np.asarray(_features(extractor.apply, a), np.float32) for a in given)
+    same = bool(np.allclose(integer, real, rtol=1e-3, atol=1e-3 * float(np.abs(integer).max())))
     check(
         same and not np.array_equal(real, between),
-        f"{extractor.name} takes whole grey levels only, which hide small steps: take LPIPS or squared_distance",
+        f"{extractor.name} takes integer grey levels only, which hide small steps: take LPIPS or squared_distance",
     )
-    return Partial(_code_distance, extractor.apply)
+    return Partial(_feature_distance, extractor.apply)
 
 
 @jax.jit
-def _codes(apply: Any, x: Array) -> Array:
+def _features(apply: Any, x: Array) -> Array:
     return apply(x)[0]
 
 
-def _code_distance(apply: Any, x: Array, y: Array) -> Array:
+def _feature_distance(apply: Any, x: Array, y: Array) -> Array:
     a, b = (apply(jnp.clip((v + 1.0) * 127.5, 0.0, 255.0))[0] for v in (x, y))
     return total(jnp.square(a - b))

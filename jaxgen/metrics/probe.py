@@ -1,4 +1,4 @@
-"""Linear probe: what a linear classifier reads off the codes."""
+"""Linear probe: the accuracy of a linear classifier of codes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from jaxgen.metrics.classifier import SMALLEST
-from jaxgen.metrics.estimate import Estimate, as_codes, check_width, share_of
+from jaxgen.metrics.estimate import Estimate, as_features, check_width, share_of
 from jaxgen.types import check
 
 
@@ -27,11 +25,14 @@ def linear_probe(
     (Alain and Bengio 2016, arXiv:1610.01644, section 3).
 
     It minimises sum -log p(y | z) + penalty ||W||^2 / 2 by L-BFGS over codes standardised by the training ones; a
-    dimension that hardly varies is not blown up (`classifier.SMALLEST`). Labels: integers [N], [M]. The error is
+    dimension of small variance is not scaled up (`classifier.SMALLEST`). Labels: integers [N], [M]. The error is
     binomial: it covers the draw of the test set, not of the training set. InputError for labels of another shape and
     for one class only.
     """
-    train, test = as_codes(train_codes, "training set"), as_codes(test_codes, "test set", least=1)
+    from sklearn.exceptions import ConvergenceWarning  # half a second to import
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = as_features(train_codes, "training set"), as_features(test_codes, "test set", least=1)
     check_width(train.shape[1], test.shape[1])
     check(penalty > 0.0 and iterations >= 1, f"penalty {penalty} and iterations {iterations} must be positive")
     y, truth = _labels(train_labels, len(train), "training"), _labels(test_labels, len(test), "test")
@@ -40,7 +41,7 @@ def linear_probe(
     std = np.maximum(std, SMALLEST * std.max(initial=1e-6))
     model = LogisticRegression(C=1.0 / penalty, max_iter=iterations)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the estimate's words
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stated by the estimate
         model.fit(np.asarray((train - mean) / std, np.float32), y)
     hits = model.predict(np.asarray((test - mean) / std, np.float32)) == truth
     stopped = f", stopped after {iterations} iterations" if int(np.max(model.n_iter_)) >= iterations else ""
@@ -52,6 +53,6 @@ def _labels(labels: Any, n: int, name: str) -> np.ndarray:
     labels = np.asarray(labels)
     check(
         labels.shape == (n,) and np.issubdtype(labels.dtype, np.integer),
-        f"the {name} labels are {labels.dtype} of shape {labels.shape}: give one whole number for each of {n} codes",
+        f"the {name} labels are {labels.dtype} of shape {labels.shape}: give one integer for each of {n} codes",
     )
     return labels

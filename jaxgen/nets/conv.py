@@ -1,21 +1,21 @@
 """Convolutional networks: the DCGAN pair, and an encoder and a decoder of the same shape for autoencoders.
 
-Every one works at any image size: it halves while the side is even and above `smallest`, which is DCGAN's four
-unless told otherwise (28 -> 14 -> 7, 64 -> ... -> 4).
+Every one works at any image size: it halves while the side is even and above `smallest`, by default DCGAN's four
+(28 -> 14 -> 7, 64 -> ... -> 4). Every one takes any condition: images have places and join as channels, labels
+(classes: how many, see `layers.Condition`) and attributes as each network describes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import BatchNorm, Condition, Conv, ConvTranspose, Dense, Dtype, joined
+from jaxgen.nets.layers import BatchNorm, Classes, Condition, Conv, ConvTranspose, Dense, Dtype, joined, separated
 from jaxgen.nets.primitives import constant_std, std_init
-from jaxgen.types import Array, check
+from jaxgen.types import Array, Seen, Tree
 
 DCGAN_INIT = constant_std(0.02)
 
@@ -33,70 +33,82 @@ def widths(width: int, count: int) -> list[int]:
     return [width * min(2**i, 8) for i in range(max(count, 1))]
 
 
-def is_image(condition: Array | None) -> TypeGuard[Array]:
-    """A condition [B, H, W, C] has places, labels [B] and attributes [B, K] have none."""
-    return condition is not None and condition.ndim == 4
-
-
-def check_size(condition: Array, shape: Sequence[int]) -> None:
-    """InputError for an image to condition on whose sides are not those of the images."""
-    sides, needed = condition.shape[1:3], tuple(shape[:2])
-    check(sides == needed, f"an image to condition on has the images' sides {needed}, this one has {sides}: resize it")
+def pyramid(image: Array | None, count: int, width: int, dtype: Dtype) -> list[Array | None]:
+    """Features of an image to condition on at full size, half of it, a quarter, ...: count + 1 of them. To be called
+    inside a module, whose layers they are; of None they are all None."""
+    if image is None:
+        return [None] * (count + 1)
+    scales = [nn.relu(Conv(width, kernel_init=std_init(2.0), dtype=dtype)(image))]
+    for _ in range(count):
+        scales.append(nn.relu(Conv(width, 4, 2, kernel_init=std_init(2.0), dtype=dtype)(scales[-1])))
+    return [*scales]
 
 
 class DCGANGenerator(nn.Module):
     """z [B, D] -> image [B, *shape] in [-1, 1]: projected to about 4x4, then transposed convolutions with batch
-    normalisation and ReLU, tanh at the end (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3)."""
+    normalisation and ReLU, tanh at the end (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3).
+
+    Labels and attributes join z. An image to condition on is convolved down to the smallest scale and joins at each one
+    on the way up; one more convolution makes the image at full size.
+    """
 
     shape: Sequence[int]
     width: int = 64
     smallest: int = 4
-    classes: int | None = None
+    classes: Classes = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
         count = halvings(self.shape, self.smallest)
-        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0]))
+        rest, picture = separated(condition, z.shape[0], self.shape)
+        scales = pyramid(picture, count, self.width, self.dtype)
+        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(rest, z.shape[0]))
         small = (height >> count, breadth >> count, 2 * widths(self.width, count)[-1])
-        h = Dense(math.prod(small), bias=False, init=DCGAN_INIT, dtype=self.dtype)(z).reshape(-1, *small)
+        h = Dense(math.prod(small), bias=False, kernel_init=DCGAN_INIT, dtype=self.dtype)(z).reshape(-1, *small)
         h = nn.relu(BatchNorm(dtype=self.dtype)(h, train))
-        for width in reversed(widths(self.width, count)[: count - 1] if count else []):
-            h = ConvTranspose(width * 2, bias=False, init=DCGAN_INIT, dtype=self.dtype)(h)
+        upwards = [2 * width for width in reversed(widths(self.width, count)[: max(count - 1, 0)])]
+        if picture is not None and count:
+            upwards.append(self.width)
+        for width in upwards:
+            h = ConvTranspose(width, bias=False, kernel_init=DCGAN_INIT, dtype=self.dtype)(joined(h, scales.pop()))
             h = nn.relu(BatchNorm(dtype=self.dtype)(h, train))
-        last = ConvTranspose if count else Conv
-        return jnp.tanh(last(channels, init=DCGAN_INIT, dtype=self.dtype)(h).astype(jnp.float32))
+        last = ConvTranspose if count > len(upwards) else Conv
+        h = last(channels, kernel_init=DCGAN_INIT, dtype=self.dtype)(joined(h, scales.pop()))
+        return jnp.tanh(h.astype(jnp.float32))
 
 
 class DCGANCritic(nn.Module):
     """Image [B, H, W, C] -> score [B]: 4x4 stride-2 convolutions, leaky ReLU of slope 0.2, batch normalisation on all
-    but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). A label joins as constant channels.
+    but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). Labels and attributes join as constant
+    channels, an image to condition on as channels.
 
-    features: it gives (score [B], the last hidden layer [B, F]).
+    features: it gives `Seen(score [B], features=[B, F])`, the last hidden layer.
     """
 
     width: int = 64
     smallest: int = 4
-    classes: int | None = None
+    classes: Classes = None
     norm: bool = True
     features: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array | tuple[Array, Array]:
+    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array | Seen:
         count = halvings(x.shape[1:], self.smallest)
-        c = Condition(self.classes, 8, dtype=self.dtype)(condition, x.shape[0])
+        rest, picture = separated(condition, x.shape[0], x.shape[1:3])
+        c = Condition(self.classes, 8, dtype=self.dtype)(rest, x.shape[0])
         if c is not None:
             c = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[-1]))
-        h = joined(x, c)
+        h = joined(joined(x, picture), c)
         for i, width in enumerate(widths(self.width, count)):
             norm = self.norm and i > 0
-            h = Conv(width, 4, 2 if count else 1, bias=not norm, init=DCGAN_INIT, dtype=self.dtype)(h)
+            h = Conv(width, 4, 2 if count else 1, bias=not norm, kernel_init=DCGAN_INIT, dtype=self.dtype)(h)
             h = nn.leaky_relu(BatchNorm(dtype=self.dtype)(h, train) if norm else h, 0.2)
         h = h.reshape(h.shape[0], -1)
-        score = Dense(1, init=DCGAN_INIT, dtype=self.dtype)(h)[:, 0].astype(jnp.float32)
-        return (score, h) if self.features else score
+        score = Dense(1, kernel_init=DCGAN_INIT, dtype=self.dtype)(h)[:, 0].astype(jnp.float32)
+        return Seen(score, features=h.astype(jnp.float32)) if self.features else score
 
 
 class ConvEncoder(nn.Module):
@@ -107,22 +119,19 @@ class ConvEncoder(nn.Module):
     width: int = 32
     hidden: int = 256
     smallest: int = 4
-    classes: int | None = None
+    classes: Classes = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
         count = halvings(x.shape[1:], self.smallest)
-        h = x
-        if is_image(condition):
-            check_size(condition, x.shape[1:])
-            h, condition = joined(x, condition), None
-        h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(h))
+        rest, picture = separated(condition, x.shape[0], x.shape[1:3])
+        h = nn.relu(Conv(self.width, kernel_init=std_init(2.0), dtype=self.dtype)(joined(x, picture)))
         for width in widths(2 * self.width, count)[:count]:
-            h = nn.relu(Conv(width, 4, 2, init=std_init(2.0), dtype=self.dtype)(h))
-        c = Condition(self.classes, 32, dtype=self.dtype)(condition, x.shape[0])
+            h = nn.relu(Conv(width, 4, 2, kernel_init=std_init(2.0), dtype=self.dtype)(h))
+        c = Condition(self.classes, 32, dtype=self.dtype)(rest, x.shape[0])
         h = joined(h.reshape(h.shape[0], -1), c)
-        h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(h))
+        h = nn.relu(Dense(self.hidden, kernel_init=std_init(2.0), dtype=self.dtype)(h))
         return Dense(self.out, dtype=self.dtype)(h).astype(jnp.float32)
 
 
@@ -130,37 +139,29 @@ class ConvDecoder(nn.Module):
     """z [B, D] -> [B, *shape]: dense layers, then transposed 4x4 convolutions with ReLU, a linear output.
 
     Labels and attributes join z. An image to condition on is convolved down to the smallest scale and joins at each one
-    on the way up; at full size two more layers see it, so that its edges are those of the output.
+    on the way up; at full size two more layers take it, so that its edges are those of the output.
     """
 
     shape: Sequence[int]
     width: int = 32
     hidden: int = 256
     smallest: int = 4
-    classes: int | None = None
+    classes: Classes = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array, condition: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
         height, breadth, channels = self.shape
         count = halvings(self.shape, self.smallest)
-        picture, condition = (condition, None) if is_image(condition) else (None, condition)
-        scales = [None] * (count + 1) if picture is None else self._scales(picture, count)
-        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(condition, z.shape[0]))
-        h = nn.relu(Dense(self.hidden, init=std_init(2.0), dtype=self.dtype)(z))
+        rest, picture = separated(condition, z.shape[0], self.shape)
+        scales = pyramid(picture, count, self.width, self.dtype)
+        z = joined(z, Condition(self.classes, 32, dtype=self.dtype)(rest, z.shape[0]))
+        h = nn.relu(Dense(self.hidden, kernel_init=std_init(2.0), dtype=self.dtype)(z))
         small = (height >> count, breadth >> count, widths(2 * self.width, count)[-1])
-        h = nn.relu(Dense(math.prod(small), init=std_init(2.0), dtype=self.dtype)(h)).reshape(-1, *small)
+        h = nn.relu(Dense(math.prod(small), kernel_init=std_init(2.0), dtype=self.dtype)(h)).reshape(-1, *small)
         upwards = reversed([self.width, *widths(2 * self.width, count)[: max(count - 1, 0)]][:count])
         for width, c in zip(upwards, reversed(scales[1:]), strict=True):
-            h = nn.relu(ConvTranspose(width, init=std_init(2.0), dtype=self.dtype)(joined(h, c)))
+            h = nn.relu(ConvTranspose(width, kernel_init=std_init(2.0), dtype=self.dtype)(joined(h, c)))
         if picture is not None:
-            h = nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(joined(h, scales[0])))
+            h = nn.relu(Conv(self.width, kernel_init=std_init(2.0), dtype=self.dtype)(joined(h, scales[0])))
         return Conv(channels, dtype=self.dtype)(joined(h, picture)).astype(jnp.float32)
-
-    def _scales(self, picture: Array, count: int) -> list[Array]:
-        """Features of the picture at full size, half of it, a quarter, ...: count + 1 of them."""
-        check_size(picture, self.shape)
-        scales = [nn.relu(Conv(self.width, init=std_init(2.0), dtype=self.dtype)(picture))]
-        for _ in range(count):
-            scales.append(nn.relu(Conv(self.width, 4, 2, init=std_init(2.0), dtype=self.dtype)(scales[-1])))
-        return scales

@@ -25,7 +25,7 @@ class Planar(nn.Module):
         d, log_det = z.shape[1], jnp.zeros(z.shape[0])
         # a constant context without features: the bias alone, one set of parameters for all examples
         given = context if context.shape[1] else jnp.ones((z.shape[0], 1))
-        numbers = Dense(self.layers * (2 * d + 1), init=constant_std(0.05), name="numbers")(given)
+        numbers = Dense(self.layers * (2 * d + 1), kernel_init=constant_std(0.05), name="numbers")(given)
         for layer in jnp.split(numbers, self.layers, axis=1):
             u, w, b = jnp.split(layer, [d, 2 * d], axis=1)
             wu = jnp.sum(w * u, axis=1, keepdims=True)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.conditions import Maybe
 from jaxgen.nets import primitives
-from jaxgen.types import Array, check
+from jaxgen.types import Array, Tree, check
 
 Dtype = Any
+Classes = Any
+"""How many different labels there are; {name: Classes} of a dictionary of conditions; None where none is a label."""
 AXIS = "data"  # the name of the mapped batch axis, where a layout maps one
 
 
 def mapped(axis: str = AXIS) -> str | None:
-    """The axis' name inside a function that is mapped over it (pmap, shard_map), else None: under jit the batch
-    is whole, and a mean over it needs no collective."""
+    """The axis' name inside a function that is mapped over it (pmap, shard_map), else None: under jit an array is the
+    global batch, and a mean over it needs no collective."""
     try:
         jax.lax.axis_index(axis)
     except NameError:
@@ -31,12 +35,12 @@ class Dense(nn.Module):
 
     features: int
     bias: bool = True
-    init: Any = primitives.std_init()
+    kernel_init: Any = primitives.std_init()
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.init, (x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         y = primitives.dense(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
@@ -49,13 +53,13 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Any = "SAME"
     bias: bool = True
-    init: Any = primitives.std_init()
+    kernel_init: Any = primitives.std_init()
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.init, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = self._slide(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
@@ -93,8 +97,8 @@ class Embed(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) gamma + beta, the statistics of the whole batch wherever its parts lie, and
-    their running averages when not training (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1)."""
+    """(x - mean) / sqrt(var + eps) gamma + beta, the statistics of the global batch wherever its parts lie,
+    and their running averages when not training (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1)."""
 
     momentum: float = 0.9
     dtype: Dtype = jnp.float32
@@ -111,8 +115,8 @@ class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + eps) gamma + beta over each example's positions and each group of channels
     (Wu and He 2018, arXiv:1803.08494, eq. 7); at most 32 groups, of at least four channels where there are as many.
 
-    Sums over the positions come first, then groups of the [B, C] that is left, and the whole is one product and one sum
-    an element: grouping the image itself, as the equation reads, is slower on the CPU (`benchmarks/primitives.py`).
+    Sums over the positions come first, then groups of the [B, C] that is left, and the result is one product and one
+    sum an element: grouping the image itself, as the equation reads, is slower on the CPU (`benchmarks/primitives.py`).
     """
 
     affine: bool = True
@@ -145,29 +149,111 @@ def joined(x: Array, condition: Array | None) -> Array:
     return x if condition is None else jnp.concatenate([x, condition.astype(x.dtype)], axis=-1)
 
 
-class Condition(nn.Module):
-    """A condition as features [B, F]: a label [B] of `classes` is embedded, [B, features]; attributes [B, K] and images
-    are numbers already and are flattened; None, of an unconditional model, stays None.
+def separated(condition: Tree, batch: int, sides: Sequence[int]) -> tuple[Tree, Array | None]:
+    """(the rest of a condition, its images side by side [B, H, W, C] or None), for networks of images.
 
-    With `null`, a condition of None (or the label `classes`) means "no condition" and has a vector of its own.
+    An image of a `Maybe` is zero where it is not known, and has one more channel: 1 where it is known, else 0.
+    InputError for images to condition on whose sides are not `sides`, those of the network's own images.
+    """
+    if isinstance(condition, Maybe):
+        rest, image = separated(condition.value, batch, sides)
+        if image is not None:
+            known = condition.known[:, None, None, None]
+            flag = jnp.broadcast_to(known, (*image.shape[:3], 1)).astype(image.dtype)
+            image = jnp.concatenate([jnp.where(known, image, 0), flag], axis=-1)
+        return None if rest is None else Maybe(rest, condition.known), image
+    if isinstance(condition, Mapping):
+        parts = {name: separated(condition[name], batch, sides) for name in sorted(condition)}
+        images = [image for _, image in parts.values() if image is not None]
+        rest = {name: rest for name, (rest, _) in parts.items() if rest is not None}
+        return rest or None, jnp.concatenate(images, axis=-1) if images else None
+    if condition is None or condition.ndim != 4:
+        return condition, None
+    found, needed = condition.shape[1:3], tuple(sides[:2])
+    check(found == needed, f"an image to condition on has the images' sides {needed}, this one has {found}: resize it")
+    _check_count(condition, batch)
+    return None, condition
+
+
+class Condition(nn.Module):
+    """A condition as a vector [B, F]; None, of an unconditional model, stays None.
+
+    label       int [B], of `classes`: embedded, F = features
+    numbers     [B, ...], attributes or an image: flattened, F = how many they are; with `project` a dense layer makes
+                them F = features
+    Maybe       a learned vector where it is not known
+    dictionary  its parts side by side, in the order of their names; with `project` their sum
+
+    InputError for a label without `classes`, for `classes` without a label, and for a condition that is missing.
     """
 
-    classes: int | None
+    classes: Classes
     features: int
-    null: bool = False
+    project: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, condition: Array | None, batch: int) -> Array | None:
-        if self.classes is None:
-            if condition is None:
-                return None
-            floating = jnp.issubdtype(condition.dtype, jnp.floating)
-            check(floating, "this network is given labels: say how many there are, with classes=")
-            return condition.reshape(batch, -1).astype(self.dtype)
-        check(condition is not None or self.null, f"this model is conditional: give a label, 0 to {self.classes - 1}")
-        label = jnp.full((batch,), self.classes) if condition is None else condition
-        return Embed(self.classes + self.null, self.features, dtype=self.dtype)(label)
+    def __call__(self, condition: Tree, batch: int) -> Array | None:
+        if condition is None:
+            check_unconditional(self.classes, self.variables.get("params"))
+            return None
+        maybe = isinstance(condition, Maybe)
+        h = self._vector(condition.value if maybe else condition, batch)
+        if not maybe or h is None:
+            return h
+        null = self.param("null", primitives.constant_std(1.0), h.shape[1:], jnp.float32)
+        _check_count(condition.known, batch)
+        return jnp.where(condition.known[:, None], h, null.astype(self.dtype))
+
+    def _vector(self, condition: Tree, batch: int) -> Array | None:
+        if isinstance(condition, Mapping):
+            return self._parts(condition, batch)
+        _check_count(condition, batch)
+        label = condition.ndim == 1 and jnp.issubdtype(condition.dtype, jnp.integer)
+        if self.classes is not None:
+            found = f"{condition.dtype} {list(condition.shape)}"
+            check(
+                label and isinstance(self.classes, int),
+                f"this network takes {_wanted(self.classes)} (labels are an integer array [B]), not an array {found}",
+            )
+            return Embed(self.classes, self.features, dtype=self.dtype)(condition)
+        check(not label, "this network is given labels: give it their number, classes=10 for ten of them")
+        h = condition.reshape(batch, -1).astype(self.dtype)
+        return Dense(self.features, dtype=self.dtype)(h) if self.project else h
+
+    def _parts(self, condition: Mapping[str, Tree], batch: int) -> Array | None:
+        classes = {} if self.classes is None else self.classes
+        names = ", ".join(sorted(condition))
+        check(
+            isinstance(classes, Mapping),
+            f"this network is given the conditions {names}: give classes as a dictionary, the number of labels by name",
+        )
+        trained = set(self.variables.get("params", {})) - {"null"}
+        missing = ", ".join(sorted((set(classes) | trained) - set(condition)))
+        check(not missing, f"this network needs the condition {missing}, it is given {names}")
+        parts = []
+        for name in sorted(condition):
+            part = Condition(classes.get(name), self.features, self.project, self.dtype, name=name)
+            parts += [h for h in [part(condition[name], batch)] if h is not None]
+        if not parts:
+            return None
+        return jnp.sum(jnp.stack(parts), axis=0) if self.project else jnp.concatenate(parts, axis=-1)
+
+
+def check_unconditional(classes: Classes, trained: Any) -> None:
+    """InputError for a condition of None where there are labels, or parameters that were trained with a condition."""
+    check(classes is None and not trained, f"this model is conditional: give {_wanted(classes)}")
+
+
+def _check_count(condition: Array, batch: int) -> None:
+    shape = tuple(condition.shape)
+    check(shape[:1] == (batch,), f"give one condition an example, {batch} of them, not an array of shape {shape}")
+
+
+def _wanted(classes: Classes) -> str:
+    if isinstance(classes, Mapping):
+        return f"the conditions {', '.join(sorted(classes))}"
+    return "the condition that it was trained with" if classes is None else f"a label, 0 to {classes - 1}"
 
 
 def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:

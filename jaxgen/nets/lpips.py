@@ -61,7 +61,7 @@ def parameters(net: str, trunk: Mapping[str, Any], linear: Mapping[str, Any]) ->
     """{"trunk": [{"kernel": [K, K, I, O], "bias": [O]}, ...], "linear": [[C], ...]} of the tensors of two files.
 
     net: "alex" or "vgg"; trunk: `features.0.weight` [O, I, K, K] and so on; linear: `lin0.model.1.weight` [1, C, 1, 1]
-    and so on. Others, such as those of a classifier, are not looked at. InputError for a tensor that is missing or has
+    and so on. Others, such as those of a classifier, are left alone. InputError for a tensor that is missing or has
     another shape, for a negative weighting, under which a difference would bring images nearer, and for what is not
     finite.
     """
@@ -104,7 +104,8 @@ def distance(net: str, params: Tree, x: Array, y: Array) -> Array:
     """sum_l mean_hw sum_c w_lc (f_lhwc(x) - f_lhwc(y))^2, f_l the activations of layer l scaled to length 1 at every
     position: [B, H, W, 1 or 3] in [-1, 1] each -> [B] (Zhang et al. 2018, arXiv:1801.03924, eq. 1).
 
-    InputError for images that are too small for `net`.
+    All products are float32 on every device, those of the gradient too: they are not rounded as an accelerator does by
+    default. InputError for images that are too small for `net`.
     """
     check(
         x.shape == y.shape and x.ndim == 4 and x.shape[-1] in (1, 3),
@@ -117,8 +118,10 @@ def distance(net: str, params: Tree, x: Array, y: Array) -> Array:
         "enlarge them, with size=64",
     )
     both = jnp.concatenate([x, y]).astype(jnp.float32)
+    with jax.default_matmul_precision("highest"):
+        activations = _activations(net, params["trunk"], both)
     total = jnp.zeros(x.shape[0])
-    for f, w in zip(_activations(net, params["trunk"], both), params["linear"], strict=True):
+    for f, w in zip(activations, params["linear"], strict=True):
         a, b = jnp.split(_unit(f), 2)
         total = total + jnp.mean(jnp.sum(w * jnp.square(a - b), axis=-1), axis=(1, 2))
     return total

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax import errors
 
 from jaxgen.nets.primitives import randomise
-from jaxgen.types import Array, Tree
+from jaxgen.types import Array, InputError, Tree, check
 
 
 class Network(NamedTuple):
@@ -22,25 +25,110 @@ class Network(NamedTuple):
 
 
 def network(module: nn.Module) -> Network:
-    """The network of a Linen module whose `__call__(*inputs, train)` uses the layers of `jaxgen.nets.layers`.
+    """The network of any Linen module `__call__(*inputs, train)`.
 
-    Those layers initialise a kernel with its standard deviation; one flat normal draw then makes it random
-    (`primitives.randomise` says why).
+    `train` is passed where the module takes an argument of that name, as its last one. A condition of None is left out
+    where the module has no place for it. Parameters begin as the module's own initialisers give them; those of
+    `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
+
+    InputError for what is no Linen module, for inputs that its `__call__` does not take or that do not fit the
+    parameters, and for a module that draws random numbers or changes its statistics outside training.
     """
+    check(isinstance(module, nn.Module), f"network() takes a module of flax.linen, not a {type(module).__name__}")
+    call = _signature(module)
 
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
-        variables = dict(module.init(key, *inputs, train=False))
-        params = randomise(key, variables.pop("params"))
-        return params, variables
+        with _in_one_line(module):
+            variables = dict(module.init(key, *call.fitting(inputs), **call.training(False)))
+        params = randomise(key, variables.pop("params", {}))
+        return nn.meta.unbox(params), nn.meta.unbox(variables)
 
     def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Any, Tree]:
-        variables = {"params": params, **stats}
-        if train and stats:
-            output, updated = module.apply(variables, *inputs, train=True, mutable=list(stats))
-            return output, dict(updated)
-        return module.apply(variables, *inputs, train=train), stats
+        variables, inputs = {"params": params, **stats}, call.fitting(inputs)
+        with _in_one_line(module):
+            if train and stats:
+                output, updated = module.apply(variables, *inputs, **call.training(True), mutable=list(stats))
+                return output, dict(updated)
+            return module.apply(variables, *inputs, **call.training(train)), stats
 
     return Network(init, apply)
+
+
+class _Signature(NamedTuple):
+    """What a module's `__call__` takes: the names of its inputs, how many of them have no default, any number of
+    further ones, and `train`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    needed: int
+    any_number: bool
+    train: bool
+
+    def fitting(self, inputs: tuple) -> tuple:
+        """The inputs, without a condition of None where there is no place for it."""
+        while inputs and inputs[-1] is None and (self.any_number or len(inputs) > len(self.inputs)):
+            inputs = inputs[:-1]
+        there = ", ".join((*self.inputs, *["..."] * self.any_number, *["train"] * self.train)) or "nothing"
+        fits = self.needed <= len(inputs) and (self.any_number or len(inputs) <= len(self.inputs))
+        check(
+            fits,
+            f"{self.name} takes {there}, it is given {len(inputs)} inputs besides train: change the arguments of its "
+            "__call__ (a condition needs one, a flag of training is called train)",
+        )
+        return inputs
+
+    def training(self, train: bool) -> dict[str, Any]:
+        return {"train": train} if self.train else {}
+
+
+def _signature(module: nn.Module) -> _Signature:
+    parameters = list(inspect.signature(module.__call__).parameters.values())
+    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names, name = [p.name for p in by_position], type(module).__name__
+    check("train" not in names[:-1], f"{name}: train has to be the last argument of __call__, after {names[-1:]}")
+    inputs = [p for p in by_position if p.name != "train"]
+    return _Signature(
+        name,
+        tuple(p.name for p in inputs),
+        sum(p.default is p.empty for p in inputs),
+        any(p.kind is p.VAR_POSITIONAL for p in parameters),
+        any(p.name == "train" for p in parameters),
+    )
+
+
+_MISFITS = (
+    errors.ScopeParamShapeError,
+    errors.ScopeParamNotFoundError,
+    errors.ScopeCollectionNotFound,
+    errors.ScopeVariableNotFoundError,
+)
+
+
+@contextmanager
+def _in_one_line(module: nn.Module) -> Iterator[None]:
+    """Flax's errors as InputErrors that name the remedy."""
+    name = type(module).__name__
+    try:
+        yield
+    except _MISFITS as error:
+        raise InputError(
+            f"the parameters of {name} do not fit its inputs ({_reason(error)}): give inputs and a condition of the "
+            "kinds and sizes that it was initialised with; one that was trained with a condition needs one"
+        ) from error
+    except errors.ModifyScopeVariableError as error:
+        raise InputError(
+            f"{name} changes its statistics outside training ({_reason(error)}): give its __call__ an argument train, "
+            "and its normalisation use_running_average=not train"
+        ) from error
+    except errors.InvalidRngError as error:
+        raise InputError(
+            f"{name} draws random numbers ({_reason(error)}), and a network is a function of its inputs: leave dropout "
+            "out, or give noise as an input"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(" (https://")[0].rstrip(".")
 
 
 def parameter_count(params: Tree) -> int:

@@ -8,6 +8,10 @@ automatic differentiation derives are laid out otherwise: they are several times
 forbid second derivatives (gradient penalties). A convolution is bilinear and both of its transposes are convolutions,
 so one *bilinear primitive*, closed under transposition, gives every order and every mode in the fast layout.
 
+Precision. On an accelerator products of float32 numbers are rounded by default, to 8 or 11 bits. Everything here obeys
+`jax.default_matmul_precision`, as JAX's own operations do: what is traced inside `with
+jax.default_matmul_precision("highest"):` is computed in float32, its derivatives of every order included.
+
 Notation of the comments, along one axis of space: x is dilated by d and padded by (lo, hi), the kernel w of K taps is
 dilated by r, and the result is read with stride s:
 
@@ -20,10 +24,12 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+from flax.core import meta
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -68,7 +74,7 @@ def _spatial(x_shape: tuple, w_shape: tuple, window: Window) -> Pair:
     return height, width
 
 
-def _plain(x: Array, w: Array, *, window: Window) -> Array:
+def _plain(x: Array, w: Array, *, window: Window, precision: str | None) -> Array:
     """What the primitive means, in JAX's own operation."""
     pads, lhs_dilation = window.pads, window.lhs_dilation
     if min(*pads[0], *pads[1]) < 0:
@@ -86,10 +92,11 @@ def _plain(x: Array, w: Array, *, window: Window) -> Array:
         dimension_numbers=_LAYOUT,
         feature_group_count=window.feature_groups,
         batch_group_count=window.batch_groups,
+        precision=precision or lax.Precision.DEFAULT,  # None would be the setting at the time of lowering
     )
 
 
-def _abstract(x, w, *, window: Window):
+def _abstract(x, w, *, window: Window, precision: str | None):
     # `update` keeps the dtype and, inside shard_map, the mesh axes over which the value varies.
     return x.update(shape=(x.shape[0] // window.batch_groups, *_spatial(x.shape, w.shape, window), w.shape[3]))
 
@@ -101,15 +108,19 @@ def _varying(x: Array) -> frozenset:
     return getattr(kind, "varying", None) or getattr(aval, "vma", None) or frozenset()
 
 
-def _bind(x: Array, w: Array, window: Window) -> Array:
-    """The convolution. Inside shard_map a replicated operand is first marked as varying like the other, as JAX's own
-    operations do: the transpose of that mark is the sum of the gradient over the devices."""
+def _bind(x: Array, w: Array, window: Window, precision: str | None = None) -> Array:
+    """The convolution, in the precision given or in the one that is set while this is traced: the lowering comes later.
+
+    Inside shard_map a replicated operand is first marked as varying like the other, as JAX's own operations do: the
+    transpose of that mark is the sum of the gradient over the devices.
+    """
     axes_x, axes_w = _varying(x), _varying(w)
     if axes_w - axes_x:
         x = lax.pcast(x, tuple(sorted(axes_w - axes_x)), to="varying")
     if axes_x - axes_w:
         w = lax.pcast(w, tuple(sorted(axes_x - axes_w)), to="varying")
-    return conv_p.bind(x, w, window=window)
+    precision = precision or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return conv_p.bind(x, w, window=window, precision=precision)
 
 
 def _fit(sizes: Sequence, kernel: Sequence, out: Sequence, lows: list, stride: Pair, lhs: Pair, rhs: Pair) -> tuple:
@@ -124,7 +135,7 @@ def _reversed_lows(w_shape: tuple, window: Window) -> list:
     return [(k - 1) * r - lo for k, r, (lo, _) in zip(w_shape[:2], window.rhs_dilation, window.pads, strict=True)]
 
 
-def _input_gradient(g: Array, x, w: Array, *, window: Window) -> Array:
+def _input_gradient(g: Array, x, w: Array, *, window: Window, precision: str | None) -> Array:
     """Transpose in x:  x_d[m] = sum over i s + k r - lo = m of g[i] w[k].
 
     So g meets the reversed kernel, and s and d change places.
@@ -137,27 +148,27 @@ def _input_gradient(g: Array, x, w: Array, *, window: Window) -> Array:
     turned = turned.transpose(0, 1, 4, 3, 2).reshape(kh, kw, o // groups, groups * c)
     swapped = (window.lhs_dilation, window.stride, window.rhs_dilation)  # its stride, lhs and rhs dilation
     pads = _fit(g.shape[1:3], (kh, kw), sizes, _reversed_lows(w.shape, window), *swapped)
-    out = _bind(g, turned, Window(swapped[0], pads, *swapped[1:], feature_groups=groups))
+    out = _bind(g, turned, Window(swapped[0], pads, *swapped[1:], feature_groups=groups), precision)
     if window.batch_groups > 1:  # the groups came out side by side in the channels and belong in the batch
         out = out.reshape(n // groups, *sizes, groups, channels).transpose(3, 0, 1, 2, 4).reshape(x.aval.shape)
     return out
 
 
-def _kernel_gradient(g: Array, x: Array, w, *, window: Window) -> Array:
+def _kernel_gradient(g: Array, x: Array, w, *, window: Window, precision: str | None) -> Array:
     """Transpose in w:  w[k] = sum_i x_d[i s + k r - lo] g[i]: x against g, batch and channels swapped, s and r swapped.
 
-    Groups of one kind become groups of the other kind. If x is dilated (a transposed convolution), see below.
+    Groups of one kind become groups of the other kind. A dilated x (a transposed convolution) is treated below.
     """
     if math.prod(window.lhs_dilation) > math.prod(window.stride) and window.batch_groups == 1:
-        return _kernel_gradient_of_transposed(g, x, w, window=window)
+        return _kernel_gradient_of_transposed(g, x, w, window, precision)
     swapped = (window.rhs_dilation, window.lhs_dilation, window.stride)
     lows = [lo for lo, _ in window.pads]
     pads = _fit(x.shape[1:3], g.shape[1:3], w.aval.shape[:2], lows, *swapped)
     role = Window(swapped[0], pads, *swapped[1:], window.batch_groups, window.feature_groups)
-    return _bind(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), role).transpose(1, 2, 0, 3)
+    return _bind(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), role, precision).transpose(1, 2, 0, 3)
 
 
-def _kernel_gradient_of_transposed(g: Array, x: Array, w, *, window: Window) -> Array:
+def _kernel_gradient_of_transposed(g: Array, x: Array, w, window: Window, precision: str | None) -> Array:
     """The same sum over the taps of x:  w[K-1-k'] = sum_p g_s[p d + k' r - ((K-1) r - lo)] x[p].
 
     g is the image and x the kernel, dilated by d: XLA never convolves the zeros in x_d, which it does badly.
@@ -166,42 +177,43 @@ def _kernel_gradient_of_transposed(g: Array, x: Array, w, *, window: Window) -> 
     swapped = (window.rhs_dilation, window.stride, window.lhs_dilation)
     pads = _fit(g.shape[1:3], x.shape[1:3], (kh, kw), _reversed_lows(w.aval.shape, window), *swapped)
     role = Window(swapped[0], pads, *swapped[1:], batch_groups=groups)
-    out = _bind(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), role)  # [o / groups, K, K, groups c]
+    out = _bind(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), role, precision)  # [o / groups, K, K, groups c]
     out = lax.rev(out, (1, 2)).reshape(o // groups, kh, kw, groups, c)
     return out.transpose(1, 2, 4, 3, 0).reshape(kh, kw, c, o)
 
 
-def _map_images(x: Array, w: Array, v: int, window: Window) -> Array:
+def _map_images(x: Array, w: Array, v: int, window: Window, precision: str | None) -> Array:
     """x: [V, N, H, W, C], one kernel: V times as many images."""
     groups = window.batch_groups  # the outer factor of the batch: [groups, V, n]
     x = x.reshape(v, groups, -1, *x.shape[2:]).swapaxes(0, 1)
-    out = _bind(x.reshape(-1, *x.shape[3:]), w, window)
+    out = _bind(x.reshape(-1, *x.shape[3:]), w, window, precision)
     return out.reshape(v, -1, *out.shape[1:])
 
 
-def _map_kernels(x: Array, w: Array, v: int, window: Window) -> Array:
+def _map_kernels(x: Array, w: Array, v: int, window: Window, precision: str | None) -> Array:
     """w: [V, K, K, c, O], one batch: V kernels side by side."""
     groups = window.feature_groups * window.batch_groups  # the outer factor of the outputs: [groups, V, o]
     w = w.reshape(*w.shape[:4], groups, -1).transpose(1, 2, 3, 4, 0, 5)
-    out = _bind(x, w.reshape(*w.shape[:3], -1), window)
+    out = _bind(x, w.reshape(*w.shape[:3], -1), window, precision)
     out = out.reshape(*out.shape[:3], groups, v, -1)
     return jnp.moveaxis(out, 4, 0).reshape(v, *out.shape[:3], -1)
 
 
-def _map_both(x: Array, w: Array, v: int, window: Window) -> Array:
+def _map_both(x: Array, w: Array, v: int, window: Window, precision: str | None) -> Array:
     """x: [V, N, H, W, C], w: [V, K, K, c, O]: V times as many groups."""
     w = jnp.moveaxis(w, 0, 3)
     w = w.reshape(*w.shape[:3], -1)
     if window.batch_groups > 1:
-        out = _bind(x.reshape(-1, *x.shape[2:]), w, window._replace(batch_groups=v * window.batch_groups))
+        groups = v * window.batch_groups
+        out = _bind(x.reshape(-1, *x.shape[2:]), w, window._replace(batch_groups=groups), precision)
     else:
         x = jnp.moveaxis(x, 0, 3)
         groups = v * window.feature_groups
-        out = _bind(x.reshape(*x.shape[:3], -1), w, window._replace(feature_groups=groups))
+        out = _bind(x.reshape(*x.shape[:3], -1), w, window._replace(feature_groups=groups), precision)
     return jnp.moveaxis(out.reshape(*out.shape[:3], v, -1), 3, 0)
 
 
-def _batch(args: tuple, dims: tuple, *, window: Window) -> tuple[Array, int]:
+def _batch(args: tuple, dims: tuple, *, window: Window, precision: str | None) -> tuple[Array, int]:
     """vmap as one larger convolution of the same primitive, so that mapped code keeps the fast form."""
     (x, w), (dim_x, dim_w) = args, dims
     if dim_x is not None:
@@ -209,10 +221,10 @@ def _batch(args: tuple, dims: tuple, *, window: Window) -> tuple[Array, int]:
     if dim_w is not None:
         w = jnp.moveaxis(w, dim_w, 0)
     if dim_w is None:
-        return _map_images(x, w, x.shape[0], window), 0
+        return _map_images(x, w, x.shape[0], window, precision), 0
     if dim_x is None:
-        return _map_kernels(x, w, w.shape[0], window), 0
-    return _map_both(x, w, w.shape[0], window), 0
+        return _map_kernels(x, w, w.shape[0], window, precision), 0
+    return _map_both(x, w, w.shape[0], window, precision), 0
 
 
 conv_p = Primitive("jaxgen_conv")
@@ -364,7 +376,7 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     """Maxima over windows of size x size pixels that lie inside the image: [B, H, W, C] -> [B, H', W', C],
     H' = (H - size) // stride + 1. Equal pixels share the gradient.
 
-    One axis after the other and as maxima of slices, whole rows of channels at a time: XLA's own windowed maximum is
+    One axis after the other and as maxima of slices, all channels of a row at a time: XLA's own windowed maximum is
     slower on the CPU, its gradient some thirty times.
     """
     for axis in (1, 2):
@@ -437,8 +449,30 @@ def attention(q: Array, k: Array, v: Array, *, fused: bool = True) -> Array:
 # --- initialisation --------------------------------------------------------------------------------------------------
 
 
+@struct.dataclass
+class Drawn(meta.AxisMetadata):
+    """The mark of a parameter that `randomise` draws: std, its standard deviation, of the parameter's own shape.
+
+    A Flax box: inside a module the parameter is the bare array. Parameters of other initialisers have none.
+    """
+
+    std: Any
+
+    def unbox(self) -> Any:
+        return self.std
+
+    def replace_boxed(self, val: Any) -> Drawn:
+        return Drawn(val)
+
+    def add_axis(self, index: int, params: dict) -> Drawn:
+        return self
+
+    def remove_axis(self, index: int, params: dict) -> Drawn:
+        return self
+
+
 def std_init(scale: float = 1.0, mode: str = "fan_in") -> Callable:
-    """Initialiser (key, shape, dtype) -> the standard deviation sqrt(scale / fan), filled into the whole array.
+    """Initialiser (key, shape, dtype) -> `Drawn` with the standard deviation sqrt(scale / fan) everywhere.
 
     `randomise` makes the draw. Fans of a kernel [..., I, O] of a taps: a I in, a O out, and their mean ("fan_avg").
     scale = 1 is LeCun's, 2 He's (2015, arXiv 1502.01852, equation 10), 1 with "fan_avg" Glorot's.
@@ -452,32 +486,31 @@ def std_init(scale: float = 1.0, mode: str = "fan_in") -> Callable:
         taps = math.prod(shape[:-2])
         fan_in, fan_out = taps * shape[-2], taps * shape[-1]
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-        return jnp.full(shape, math.sqrt(scale / fan), dtype)
+        return Drawn(jnp.full(shape, math.sqrt(scale / fan), dtype))
 
     return init
 
 
 def constant_std(std: float) -> Callable:
-    """Initialiser (key, shape, dtype) -> `std` filled into the whole array; `randomise` makes the draw."""
+    """Initialiser (key, shape, dtype) -> `Drawn` with the standard deviation `std` everywhere; see `randomise`."""
     check(std >= 0, f"std is {std}, but a standard deviation cannot be negative")
-    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, std, dtype)
+    return lambda key, shape, dtype=jnp.float32: Drawn(jnp.full(shape, std, dtype))
 
 
 def randomise(key: Array, params: Tree) -> Tree:
-    """Multiply every leaf named "kernel" or "embedding" by its slice of one flat normal draw; leave the others.
+    """Draw every `Drawn` leaf from N(0, std^2), by its slice of one flat normal draw, and leave all others as they are.
 
-    The initialisers above fill in standard deviations, so a leaf of std s becomes N(0, s^2). One draw, because XLA
-    compiles the generator anew for every shape: a dozen of `random.normal` made `init` compile for over ten seconds.
-    Slices are dealt in the order of the sorted paths, so one key and one tree always give the same parameters.
+    One draw, because XLA compiles the generator anew for every shape: a dozen of `random.normal` made `init` compile
+    for over ten seconds. Slices are dealt in the order of the sorted paths, so one key and one tree always give the
+    same parameters.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    drawn = [bool(path) and getattr(path[-1], "key", None) in ("kernel", "embedding") for path, _ in leaves]
-    total = sum(leaf.size for (_, leaf), d in zip(leaves, drawn, strict=True) if d)
-    normal = jax.random.normal(key, (total,), jnp.float32)
+    leaves, structure = jax.tree.flatten(params, is_leaf=lambda leaf: isinstance(leaf, Drawn))
+    normal = jax.random.normal(key, (sum(leaf.std.size for leaf in leaves if isinstance(leaf, Drawn)),), jnp.float32)
     out, at = [], 0
-    for (_, leaf), d in zip(leaves, drawn, strict=True):
-        if d:
-            noise = normal[at : at + leaf.size].reshape(leaf.shape)
-            leaf, at = (leaf.astype(jnp.float32) * noise).astype(leaf.dtype), at + leaf.size
+    for leaf in leaves:
+        if isinstance(leaf, Drawn):
+            noise = normal[at : at + leaf.std.size].reshape(leaf.std.shape)
+            at += leaf.std.size
+            leaf = (leaf.std.astype(jnp.float32) * noise).astype(leaf.std.dtype)
         out.append(leaf)
-    return jax.tree_util.tree_unflatten(structure, out)
+    return jax.tree.unflatten(structure, out)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Condition, Conv, Dense, Dtype, GroupNorm, time_features
+from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, GroupNorm, joined, separated, time_features
 from jaxgen.nets.primitives import attention, constant_std
-from jaxgen.types import Array, check
+from jaxgen.types import Array, Tree, check
 
 NEARLY_ZERO = constant_std(1e-5)  # a block starts as the identity, its gradient does not start at nothing
 
@@ -27,7 +27,7 @@ class ResBlock(nn.Module):
         h = Conv(self.features, dtype=self.dtype)(h)
         scale, shift = jnp.split(Dense(2 * self.features, dtype=self.dtype)(e)[:, None, None, :], 2, axis=-1)
         h = GroupNorm(affine=False, dtype=self.dtype)(h) * (1.0 + scale) + shift
-        h = Conv(self.features, init=NEARLY_ZERO, dtype=self.dtype)(nn.silu(h))
+        h = Conv(self.features, kernel_init=NEARLY_ZERO, dtype=self.dtype)(nn.silu(h))
         skip = x if x.shape[-1] == self.features else Conv(self.features, 1, dtype=self.dtype)(x)
         return skip.astype(h.dtype) + h
 
@@ -45,14 +45,16 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * c, dtype=self.dtype)(GroupNorm(dtype=self.dtype)(x).reshape(b, height * width, c))
         q, k, v = jnp.moveaxis(qkv.reshape(b, height * width, 3, self.heads, c // self.heads), 2, 0)
         h = attention(q, k, v).reshape(b, height, width, c)
-        return x + Dense(c, init=NEARLY_ZERO, dtype=self.dtype)(h)
+        return x + Dense(c, kernel_init=NEARLY_ZERO, dtype=self.dtype)(h)
 
 
 class UNet(nn.Module):
     """(x_t [B, H, W, C], t [B], condition) -> [B, H, W, C] (Ho et al. 2020, arXiv:2006.11239, appendix B).
 
+    Labels and attributes are added to the embedding of the time (classes: of the labels, see `layers.Condition`);
+    images to condition on join x_t as channels (Saharia et al. 2021, arXiv:2104.07636).
     width: channels at full size; multipliers: of the width, one a resolution; blocks: residual blocks a resolution;
-    attention_at: image heights that attend; heads: of the attention; classes: labels, None for none.
+    attention_at: image heights that attend; heads: of the attention.
     """
 
     width: int = 64
@@ -60,18 +62,19 @@ class UNet(nn.Module):
     blocks: int = 2
     attention_at: Sequence[int] = (16,)
     heads: int = 4
-    classes: int | None = None
+    classes: Classes = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, condition: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, t: Array, condition: Tree = None, train: bool = False) -> Array:
         times = 2 ** (len(self.multipliers) - 1)
         check(
             x.shape[1] % times == 0 and x.shape[2] % times == 0,
             f"a UNet of {len(self.multipliers)} resolutions needs image sides divisible by {times}, not {x.shape[1:3]}",
         )
-        e = self._embed(t, condition)
-        h = Conv(self.width, dtype=self.dtype)(x)
+        rest, image = separated(condition, x.shape[0], x.shape[1:3])
+        e = self._embed(t, rest)
+        h = Conv(self.width, dtype=self.dtype)(joined(x, image))
         skips = [h]
         for level, m in enumerate(self.multipliers):
             for _ in range(self.blocks):
@@ -88,13 +91,13 @@ class UNet(nn.Module):
             if level > 0:
                 h = Conv(h.shape[-1], dtype=self.dtype)(jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2))
         h = nn.silu(GroupNorm(dtype=self.dtype)(h))
-        return Conv(x.shape[-1], init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
+        return Conv(x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
-    def _embed(self, t: Array, condition: Array | None) -> Array:
+    def _embed(self, t: Array, condition: Tree) -> Array:
         features = 4 * self.width
         e = Dense(features, dtype=self.dtype)(time_features(t, self.width, self.dtype))
         e = Dense(features, dtype=self.dtype)(nn.silu(e))
-        c = Condition(self.classes, features, null=True, dtype=self.dtype)(condition, t.shape[0])
+        c = Condition(self.classes, features, project=True, dtype=self.dtype)(condition, t.shape[0])
         return nn.silu(e if c is None else e + c)
 
     def _block(self, h: Array, e: Array, multiplier: int) -> Array:
@@ -103,3 +106,26 @@ class UNet(nn.Module):
 
     def _attend(self, h: Array) -> Array:
         return SelfAttention(self.heads, self.dtype)(h)
+
+
+class Classifier(nn.Module):
+    """(x_t [B, H, W, C], t [B]) -> logits [B, classes]: the downward half of a `UNet`, then the mean over positions
+    (Dhariwal and Nichol 2021, arXiv:2105.05233, section 4 and appendix I, with their attention pool left out)."""
+
+    classes: int
+    width: int = 32
+    multipliers: Sequence[int] = (1, 2)
+    blocks: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, train: bool = False) -> Array:
+        e = Dense(4 * self.width, dtype=self.dtype)(time_features(t, self.width, self.dtype))
+        h = Conv(self.width, dtype=self.dtype)(x)
+        for level, m in enumerate(self.multipliers):
+            for _ in range(self.blocks):
+                h = ResBlock(self.width * m, self.dtype)(h, nn.silu(e))
+            if level < len(self.multipliers) - 1:
+                h = Conv(h.shape[-1], 3, 2, dtype=self.dtype)(h)
+        h = jnp.mean(nn.silu(GroupNorm(dtype=self.dtype)(h)), axis=(1, 2))
+        return Dense(self.classes, kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
-from jaxgen.sampling.guidance import classifier_free
+from jaxgen.sampling.guidance import classifier, classifier_free, compose
 from jaxgen.sampling.iterate import Times, iterate, uniform
-from jaxgen.sampling.latent import (
+from jaxgen.sampling.sample import (
+    Options,
+    conditions,
+    drawer,
+    evaluations,
+    generate,
+    image_shape,
+    latent_shape,
+    sample,
+    stream,
+    weights,
+)
+from jaxgen.sampling.walks import (
     arithmetic,
     attribute_vector,
     encode,
-    image_shape,
     interpolate,
     lerp,
     manifold,
@@ -18,27 +29,29 @@ from jaxgen.sampling.latent import (
     slerp,
     traverse,
 )
-from jaxgen.sampling.sample import drawer, evaluations, generate, latent_shape, sample, stream, weights
 from jaxgen.types import Model, Sampler, check
 
-SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (schedule) -> Solver, for those chosen by name
+SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (process) -> Solver: those chosen by name
 
 
-def named(model: Model, solver: str, steps: int, clip: float = 1.0) -> Sampler:
-    """The sampler of that solver's name for a model that iterates, with `steps` equal steps; clip as in `iterate`."""
-    check(
-        model.schedule is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps"
-    )
+def named(model: Model, solver: str, steps: int) -> Sampler:
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip."""
+    process = model.process
+    check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
     check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
-    return iterate(SOLVERS[solver](model.schedule), uniform(steps), clip)
+    return iterate(SOLVERS[solver](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
 
 __all__ = [
     "SOLVERS",
+    "Options",
     "Times",
     "arithmetic",
     "attribute_vector",
+    "classifier",
     "classifier_free",
+    "compose",
+    "conditions",
     "ddim",
     "ddpm",
     "drawer",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.schedules import Schedule
-from jaxgen.types import Array, Keys, Predict, Solver, check, normal
+from jaxgen.types import Array, Keys, Predict, Process, Solver, check, normal
 
 
-def ddpm(schedule: Schedule, variance: str = "beta") -> Solver:
+def ddpm(process: Process, variance: str = "beta") -> Solver:
     """x_u ~ N(mu, V), u < t, with a = alpha_t / alpha_u and beta = sigma_t^2 - a^2 sigma_u^2:
 
     mu = (a sigma_u^2 / sigma_t^2) x_t + (alpha_u beta / sigma_t^2) x_0   (eq. 7)
@@ -18,18 +17,18 @@ def ddpm(schedule: Schedule, variance: str = "beta") -> Solver:
     """
     check(variance in ("beta", "beta_tilde"), f"variance must be 'beta' or 'beta_tilde', it is {variance!r}")
     small = jnp.asarray(variance == "beta_tilde", jnp.float32)
-    return Solver(init=Partial(_init), step=Partial(_step, schedule, small))
+    return Solver(init=Partial(_init), step=Partial(_step, process, small))
 
 
 def _init(noise: Array) -> tuple:
     return (noise,)
 
 
-def _step(schedule: Schedule, small: Array, keys: Keys, predict: Predict, carry: tuple, t: Array, u: Array) -> tuple:
+def _step(process: Process, small: Array, keys: Keys, predict: Predict, carry: tuple, t: Array, u: Array) -> tuple:
     (x,) = carry
-    alpha_t, sigma_t, alpha_u, sigma_u = schedule.alpha(t), schedule.sigma(t), schedule.alpha(u), schedule.sigma(u)
+    alpha_t, sigma_t, alpha_u, sigma_u = process.alpha(t), process.sigma(t), process.alpha(u), process.sigma(u)
     a = alpha_t / alpha_u
     beta = jnp.maximum(sigma_t**2 - (a * sigma_u) ** 2, 0.0)
-    mu = a * (sigma_u / sigma_t) ** 2 * x + alpha_u * beta / sigma_t**2 * predict(x, t)
+    mu = a * (sigma_u / sigma_t) ** 2 * x + alpha_u * beta / sigma_t**2 * predict(x, t).x0
     deviation = jnp.sqrt(beta) * jnp.where(small > 0, sigma_u / sigma_t, 1.0)
     return (mu + jnp.where(u > 0, deviation, 0.0) * normal(keys, x.shape[1:], x.dtype),)

@@ -1,11 +1,21 @@
-"""Guidance: transformers of predictions, `(conditional, unconditional) -> Predict`, with traced scales."""
+"""Guidance: transformers of predictions, `(predict_of, condition, given) -> Predict`, with traced numbers.
+
+`predict_of(condition)` is the model's prediction under any condition, `predict_of(None)` the one without. A guidance is
+a `jax.tree_util.Partial` of a function at the top of a module: another scale compiles nothing, and the parameters of
+another network may be inside it. `given` is what it needs for each image, a tree [n, ...]: a label, a mask.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.types import Array, Predict
+from jaxgen.types import Array, Guidance, Predict, Prediction, Process, Tree, check
+
+PredictOf = Callable[[Tree], Predict]
 
 
 def classifier_free(scale: float) -> Partial:
@@ -17,9 +27,63 @@ def classifier_free(scale: float) -> Partial:
     return Partial(_classifier_free, jnp.asarray(scale, jnp.float32))
 
 
-def _classifier_free(scale: Array, conditional: Predict, unconditional: Predict) -> Predict:
-    def predict(x: Array, t: Array) -> Array:
-        u = unconditional(x, t)
-        return u + scale * (conditional(x, t) - u)
+def _classifier_free(scale: Array, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    check(condition is not None, "guidance needs a condition: give one, or leave the guidance out")
+    conditional, unconditional = predict_of(condition), predict_of(None)
+
+    def predict(x: Array, t: Array) -> Prediction:
+        u, c = unconditional(x, t), conditional(x, t)
+        return c._replace(x0=u.x0 + scale * (c.x0 - u.x0))
 
     return predict
+
+
+def classifier(
+    log_prob: Callable[[Tree, Tree, Array, Array], Array], params: Tree, extra: Tree, process: Process, scale: float
+) -> Partial:
+    """x_0 + scale sigma_t^2 / alpha_t grad_x log p(y | x_t): for scale = 1 the posterior mean of x_0 given y too, by
+    Tweedie's formula (Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 11 to 14 and algorithm 2, in eps there).
+
+    log_prob: (params, extra, x_t, t) -> log p(y | x_t) [B, classes], of a classifier that was trained on noisy images,
+    such as `families.classifier`'s; process: that of the guided model, which may be unconditional. given: the labels y,
+    int [n].
+    """
+    scale_ = jnp.asarray(scale, jnp.float32)
+    return Partial(Partial(_classifier, log_prob), params, extra, process, scale_)
+
+
+def _classifier(log_prob, params, extra, process, scale, predict_of, condition, given) -> Predict:
+    check(given is not None, "classifier guidance needs the labels to guide to: given=labels, one an image")
+    base = predict_of(condition)
+
+    def predict(x: Array, t: Array) -> Prediction:
+        def chosen(x: Array) -> Array:
+            return jnp.sum(jnp.take_along_axis(log_prob(params, extra, x, t), given[:, None], axis=1))
+
+        found = base(x, t)
+        push = jax.grad(chosen)(x)
+        return found._replace(x0=found.x0 + scale * process.sigma(t) ** 2 / process.alpha(t) * push)
+
+    return predict
+
+
+def compose(*guidances: Guidance) -> Partial:
+    """Several at once, the first one outermost: it sees the predictions that the others have changed. given: a tuple
+    with what each of them needs, or None where none needs anything."""
+    check(len(guidances) >= 1, "compose at least one guidance")
+    return Partial(_compose, tuple(guidances))
+
+
+def _compose(guidances: tuple, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    given = (None,) * len(guidances) if given is None else given
+    check(
+        isinstance(given, tuple) and len(given) == len(guidances),
+        f"{len(guidances)} composed guidances take a tuple of as many `given`, None where one needs nothing",
+    )
+    for guidance, own in list(zip(guidances, given, strict=True))[:0:-1]:
+        predict_of = _guided(guidance, predict_of, own)
+    return guidances[0](predict_of, condition, given[0])
+
+
+def _guided(guidance: Guidance, predict_of: PredictOf, given: Tree) -> PredictOf:
+    return lambda condition: guidance(predict_of, condition, given)

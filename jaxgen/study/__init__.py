@@ -1,7 +1,7 @@
-"""A test by people: a page that asks which of the images are generated, and what its results say.
+"""Human evaluation of samples: a page on which participants mark the generated images, and its pooled results.
 
-`write` makes one HTML file that needs nothing else. Who has finished it downloads a result; `read` pools the results of
-several people. An error rate of 1/2 is what guessing gives: the people could not tell the two kinds apart.
+`write` makes one HTML file that needs nothing else. A participant who has finished it saves a result; `read` pools the
+results of several participants. Guessing gives an error rate of 1/2.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgen.data.pipeline import to_uint8
+from jaxgen.files import atomically
 from jaxgen.types import Array, InputError, check
-from jaxgen.viz import atomically
 
 FORMAT = "jaxgen study result 1"
 LEVEL = 0.95
-LARGEST = 10 * 2**20  # bytes of a result: a real one has some thousands
+LARGEST = 10 * 2**20  # bytes of a result: usual ones have some thousands
 
 
 def toss(pages: int, per_page: int, seed: int = 0) -> np.ndarray:
     """Which images of a study are generated: bool [pages, per_page], a fair coin for each.
 
-    Each coin is thrown for itself, so that neither counting nor what the other images are tells anything of this one;
-    whoever guesses is wrong at Binomial(pages x per_page, 1/2) of them, whatever the way of guessing.
+    The coins are independent, so that neither counting nor knowing the other images gives information on this one; a
+    guesser is wrong at Binomial(pages x per_page, 1/2) of them, whatever the strategy.
     """
     for name, value in (("pages", pages), ("per_page", per_page)):
         check(value >= 1, f"{name} must be at least 1, it is {value}")
-    check(0 <= seed < 2**53, f"seed must be a whole number from 0 to 2^53, which JSON can hold, it is {seed}")
+    check(0 <= seed < 2**53, f"seed must be an integer from 0 to 2^53, which JSON can hold, it is {seed}")
     return np.random.default_rng(seed).random((pages, per_page)) < 0.5
 
 
 def wilson(errors: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The interval (low, high) for a probability of which `errors` of n independent trials told:
+    """The interval (low, high) for the probability of an error, from `errors` in n independent trials:
 
         (p + z^2 / 2n  ±  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   p = errors / n,
 
     where P(|N(0, 1)| < z) = level: all q that the score test |p - q| < z sqrt(q (1 - q) / n) does not refuse.
-    InputError for counts that cannot be.
+    InputError for impossible counts.
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference, J. Am. Stat. Assoc. 22.
     """
     check(n >= 1 and 0 <= errors <= n, f"{errors} errors in {n} trials: give 0 to n errors, and at least one trial")
@@ -71,13 +71,13 @@ def write(
     seed: int = 0,
     facts: Mapping[str, Any] = {},
 ) -> Path:
-    """The study as one HTML file: `pages` grids of `per_page` images, real and generated mixed as `toss` says.
+    """The study as one HTML file: `pages` grids of `per_page` images, real and generated mixed by `toss`.
 
-    reals, fakes: [N, H, W, C] of one shape, C 1 or 3, uint8 or floats in [-1, 1]; as many as `toss` asks for, of more
-    the seed chooses. facts: what the images are, for people to read after the last page, and for the result.
+    reals, fakes: [N, H, W, C] of one shape, C 1 or 3, uint8 or floats in [-1, 1]; as many as `toss` needs, the seed
+    chooses among more. facts: about the images, shown to participants after the last page, and part of the result.
 
-    Both kinds are written by the same uncompressed PNG encoder, so that not even the lengths of the files tell them
-    apart. InputError for images of other shapes, or for too few.
+    Both kinds are written by the same uncompressed PNG encoder, so that not even the lengths of the files differ.
+    InputError for images of other shapes, or for too few.
     """
     truth = toss(pages, per_page, seed).ravel()
     rng = np.random.default_rng([seed, 1])
@@ -112,7 +112,7 @@ def write(
 
 
 def digest(x: np.ndarray, truth: np.ndarray, per_page: int) -> str:
-    """By which the results of one study are known: SHA-256 of the images as shown, of their truth and their paging."""
+    """Identifies the results of one study: SHA-256 of the images as shown, of their truth and their paging."""
     text = hashlib.sha256(f"{x.shape} {per_page} ".encode())
     text.update(np.packbits(truth).tobytes())
     text.update(np.ascontiguousarray(x).tobytes())
@@ -146,8 +146,8 @@ def _scrambled(truth: np.ndarray, key: str) -> str:
 
         s <- s ^ (s << 13),   s <- s ^ (s >> 17),   s <- s ^ (s << 5)   (mod 2^32), the top byte of s
 
-    (Marsaglia 2003, Xorshift RNGs, J. Stat. Software 8). It keeps the truth from a glance at the page's source, not
-    from somebody who sets out to read it: the page itself must know it.
+    (Marsaglia 2003, Xorshift RNGs, J. Stat. Software 8). It hides the truth from a glance at the page's source, not
+    from somebody who sets out to decode it: the page itself contains the key.
     """
     state, out = int(key[:8], 16) | 1, bytearray()
     for generated in truth:
@@ -159,7 +159,7 @@ def _scrambled(truth: np.ndarray, key: str) -> str:
 
 
 def _json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts as they will be read back: finite numbers, and everything else in words."""
+    """The facts as they will be read back: finite numbers, and everything else as text."""
     words = {str(name): str(value) for name, value in facts.items()}
     finite = {str(k): v for k, v in facts.items() if isinstance(v, int) or (isinstance(v, float) and np.isfinite(v))}
     return words | finite
@@ -169,7 +169,7 @@ def _json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Score(NamedTuple):
-    """What one person did, or all together.
+    """Counts of one participant, or of all together.
 
     name          the result's file, or "all"
     generated     generated images that were shown; `hits` of them were marked as generated
@@ -211,17 +211,17 @@ class Score(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Results of one study: a Score a person, and that of all their answers together.
+    """Results of one study: the Score of each participant, and that of all their answers pooled.
 
-    The interval of the whole takes every answer for independent. People who saw the same images are not quite, so it
-    is somewhat too narrow for other images or other people; the people's own rates show how much they differ.
+    The pooled interval takes all answers for independent. Those of participants with the same images are not quite, so
+    it is somewhat too narrow for other images or participants; the participants' own rates show how much they differ.
     """
 
     title: str
     digest: str
     facts: Mapping[str, Any]
-    people: tuple[Score, ...]
-    whole: Score
+    participants: tuple[Score, ...]
+    pooled: Score
 
 
 def read(files: Sequence[str | Path]) -> Summary:
@@ -235,14 +235,14 @@ def read(files: Sequence[str | Path]) -> Summary:
         check(same, f"{file} is of another study than {files[0]} (other images): give results of one study")
         twin = sittings.setdefault(result["sitting"], file)
         check(twin is file, f"{file} and {twin} are the same result: give it once")
-    people = tuple(_score(Path(file).name, result) for file, result in zip(files, results, strict=True))
-    generated, hits, real, alarms, seconds = (sum(column) for column in list(zip(*people, strict=True))[1:])
-    whole = Score("all", generated, hits, real, alarms, seconds)
-    return Summary(first["title"], first["digest"], first["facts"], people, whole)
+    participants = tuple(_score(Path(file).name, result) for file, result in zip(files, results, strict=True))
+    generated, hits, real, alarms, seconds = (sum(column) for column in list(zip(*participants, strict=True))[1:])
+    pooled = Score("all", generated, hits, real, alarms, seconds)
+    return Summary(first["title"], first["digest"], first["facts"], participants, pooled)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A result whose fields are what they should be; its own count of errors is not believed but made again."""
+    """A valid result; its own count of errors is not used but computed again."""
     try:
         check(path.stat().st_size <= LARGEST, f"{path} is too large for a result of a study: give the file it saved")
         text = path.read_bytes()
@@ -252,8 +252,8 @@ def _load(path: Path) -> dict[str, Any]:
         result = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{path} is no result of a study, it is not JSON: give the file it saved") from None
-    told = result.get("format") if isinstance(result, dict) else None
-    check(told == FORMAT, f"{path} is no result of a study (its format is not {FORMAT!r}): give the file it saved")
+    form = result.get("format") if isinstance(result, dict) else None
+    check(form == FORMAT, f"{path} is no result of a study (its format is not {FORMAT!r}): give the file it saved")
     words = all(isinstance(result.get(name), str) for name in ("title", "digest", "sitting"))
     ok = words and isinstance(result.get("facts"), dict) and _is_answers(result)
     check(ok, f"{path} is a broken result of a study: some of its fields are missing or wrong; give the file it saved")
@@ -261,14 +261,14 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _is_answers(result: Mapping[str, Any]) -> bool:
-    """The truth and the marks are rows of true and false, alike in length, and each row took some seconds."""
+    """The truth and the marks are rows of booleans of equal lengths, with a time for each row."""
     truth, marked, seconds = (_rows(result.get(name)) for name in ("generated", "marked", "seconds"))
     if not truth or len(truth) != len(marked) or len(truth) != len(seconds):
         return False
     times = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s < 1e9 for s in seconds)
     pairs = [(_rows(row), _rows(marks)) for row, marks in zip(truth, marked, strict=True)]
-    alike = all(row and len(row) == len(marks) for row, marks in pairs)
-    return times and alike and all(isinstance(v, bool) for row, marks in pairs for v in [*row, *marks])
+    same = all(row and len(row) == len(marks) for row, marks in pairs)
+    return times and same and all(isinstance(v, bool) for row, marks in pairs for v in [*row, *marks])
 
 
 def _rows(value: Any) -> list[Any]:

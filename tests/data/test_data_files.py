@@ -121,8 +121,8 @@ def test_a_changed_picture_is_decoded_again(tmp_path, cache):
 @pytest.mark.parametrize("raw", [b"", b"not a picture", None])
 def test_an_unreadable_picture_is_named(tmp_path, raw):
     save(tmp_path / "a.png", plain(1))
-    whole = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
-    save(tmp_path / "broken.png", whole)
+    intact = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    save(tmp_path / "broken.png", intact)
     path = tmp_path / "broken.png"
     path.write_bytes(path.read_bytes()[:5000] if raw is None else raw)
     with pytest.raises(InputError, match=r"broken\.png") as error:
@@ -176,7 +176,7 @@ def test_pictures_points_and_labels(tmp_path):
     assert dataset.shape == (2,) and batch.x.dtype == np.float32 and batch.x.tolist() == [[1, 2], [300, -4]]
 
 
-def test_npz_splits_are_disjoint_and_whole(tmp_path):
+def test_npz_splits_are_disjoint_and_complete(tmp_path):
     x = np.arange(100.0)[:, None]
     train, test = (arrays(tmp_path, split, x=x)[1].x[:, 0].tolist() for split in ("train", "test"))
     assert len(test) == 10 and sorted(train + test) == x[:, 0].tolist()
@@ -193,11 +193,13 @@ def test_npz_splits_are_disjoint_and_whole(tmp_path):
         ({"x": np.zeros((2, 4, 4, 3))}, r"2\*x - 1"),
         ({"x": np.linspace(0, 255, 32).reshape(2, 4, 4, 1)}, "from 0 to 255; expected real numbers from -1 to 1"),
         ({"x": np.array([[1.0, np.nan]])}, "not finite"),
-        ({"x": np.array([["a", "b"]])}, "whole or real numbers"),
-        ({"x": np.zeros((2, 2), complex)}, "whole or real numbers"),
-        ({"x": np.zeros((3, 2)), "labels": np.zeros(2, int)}, r"whole numbers \[3\]"),
-        ({"x": np.zeros((2, 2)), "labels": np.zeros(2)}, "whole numbers"),
+        ({"x": np.array([["a", "b"]])}, "integers or real numbers"),
+        ({"x": np.zeros((2, 2), complex)}, "integers or real numbers"),
+        ({"x": np.zeros((3, 2)), "labels": np.zeros(2, int)}, r"integers \[3\]"),
+        ({"x": np.zeros((2, 2)), "labels": np.zeros(2)}, "expected integers"),
         ({"x": np.zeros((2, 2)), "labels": np.array([0, -1])}, "from 0 up"),
+        ({"x": np.zeros((2, 2)), "labels": np.array([0, 2**31 - 1])}, "a label is 2147483647, at most 999999 is read"),
+        ({"x": np.zeros((2, 2)), "labels": np.array([0, 2**63], np.uint64)}, "a label is 9223372036854775808"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(tmp_path, content, message):
@@ -255,9 +257,9 @@ def test_pictures_may_be_taken_as_they_are(tmp_path, channels):
     x = np.random.default_rng(0).integers(0, 256, (3, 5, 7, channels), np.uint8)
     for i, each in enumerate(x):
         Image.fromarray(each[..., 0] if channels == 1 else each).save(tmp_path / f"{i}.png")
-    whole = load(f"folder:{tmp_path}", "all", size=None, channels=None)
-    assert whole.shape == (5, 7, channels)
-    np.testing.assert_array_equal(whole.take(np.arange(3)).x, x)
+    given = load(f"folder:{tmp_path}", "all", size=None, channels=None)
+    assert given.shape == (5, 7, channels)
+    np.testing.assert_array_equal(given.take(np.arange(3)).x, x)
     Image.fromarray(np.zeros((4, 7), np.uint8)).save(tmp_path / "3.png")
     with pytest.raises(InputError, match=r"3\.png has 4x7 pixels, the first picture has 5x7: give a size"):
         load(f"folder:{tmp_path}", "all", size=None, channels=None)

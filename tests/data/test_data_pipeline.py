@@ -15,7 +15,7 @@ from jaxgen.types import Batch, InputError
 
 
 def numbered(size, streaming=False, labelled=True):
-    """Pictures [2, 1, 1] that tell their own index, with the index as the label."""
+    """Pictures [2, 1, 1] that encode their own index, with the index as the label."""
     index = np.arange(size)
     x = np.stack([index // 256, index % 256], -1).astype(np.uint8).reshape(size, 2, 1, 1)
     dataset = in_memory("numbered", "train", x, index if labelled else None)
@@ -75,10 +75,10 @@ def test_positions_follow_the_documented_formula(streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_resuming_at_a_step_equals_going_on(streaming):
     dataset = numbered(37, streaming)
-    with reader(dataset, seed=1, shape=(2, 1, 8)) as whole, reader(dataset, seed=1, shape=(2, 1, 8), step=3) as resumed:
-        whole.take(3)
-        assert whole.step == resumed.step == 3
-        same(whole.take(4), resumed.take(4))
+    with reader(dataset, seed=1, shape=(2, 1, 8)) as first, reader(dataset, seed=1, shape=(2, 1, 8), step=3) as resumed:
+        first.take(3)
+        assert first.step == resumed.step == 3
+        same(first.take(4), resumed.take(4))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -112,17 +112,17 @@ def test_streaming_reads_exactly_what_memory_does(labelled):
 
 def test_a_process_streams_its_own_examples_only():
     """What is read ahead lies further on in the stream, but at this process's places."""
-    seen = []
+    read = []
 
     def take(indices):
-        seen.append(indices)
+        read.append(indices)
         return Batch(np.zeros((len(indices), 2), np.float32))
 
     dataset = Dataset("spy", "train", 1_000_000, (2,), take, (), True)
     with reader(dataset, seed=0, shape=(1, 1, 4), process=(1, 2)) as r:
         assert r.take(5).condition is None
     ours = {int(i) for k in range(200) for i in order(1_000_000, 0, 4 * k + 2, 2)}
-    assert {int(i) for indices in list(seen) for i in indices} <= ours
+    assert {int(i) for indices in list(read) for i in indices} <= ours
 
 
 def test_a_batch_larger_than_the_set_crosses_epochs():

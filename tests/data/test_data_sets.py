@@ -9,7 +9,7 @@ from jaxgen import data
 from jaxgen.data import tfds_images
 from jaxgen.data.cache import cached
 from jaxgen.data.dataset import from_reader
-from jaxgen.types import InputError
+from jaxgen.types import Batch, InputError
 
 
 def everything(dataset):
@@ -20,16 +20,16 @@ def everything(dataset):
 
 
 def test_digits_splits_are_disjoint_stratified_and_fixed():
-    whole, train, test = (data.load("digits", split) for split in ("all", "train", "test"))
-    assert (whole.size, train.size, test.size) == (1797, 1500, 297)
+    every, train, test = (data.load("digits", split) for split in ("all", "train", "test"))
+    assert (every.size, train.size, test.size) == (1797, 1500, 297)
     assert train.shape == (8, 8, 1) and train.classes == tuple("0123456789") and not train.streaming
 
     def rows(dataset):
         batch = everything(dataset)
         return sorted((int(label), x.tobytes()) for x, label in zip(batch.x, batch.condition, strict=True))
 
-    assert sorted(rows(train) + rows(test)) == rows(whole)
-    counts = [np.bincount(everything(d).condition, minlength=10) for d in (whole, test)]
+    assert sorted(rows(train) + rows(test)) == rows(every)
+    counts = [np.bincount(everything(d).condition, minlength=10) for d in (every, test)]
     assert np.abs(counts[1] - counts[0] * 297 / 1797).max() <= 0.5
     assert rows(test) == rows(data.load("digits", "test"))
 
@@ -156,6 +156,90 @@ def test_large_sets_stream(cache, monkeypatch):
     assert not pictures(calls, streaming=False).streaming
 
 
+# Arrays of one's own
+
+
+X = np.zeros((4, 2), np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64, bool])
+def test_labels_of_any_integer_type_become_int32(dtype):
+    batch = everything(data.in_memory("mine", "train", X, np.array([1, 0, 1, 1], dtype)))
+    assert batch.condition.dtype == np.int32 and batch.condition.tolist() == [1, 0, 1, 1]
+    assert everything(data.in_memory("mine", "train", X, [3, -1, 2**31 - 1, -(2**31)])).condition[2] == 2**31 - 1
+
+
+def test_attributes_keep_their_kind():
+    for given, kept in ((np.float64, np.float32), (np.float16, np.float32), (np.int64, np.int32), (bool, np.int32)):
+        value = np.array([[0, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]], given)
+        condition = everything(data.in_memory("mine", "train", X, value)).condition
+        assert condition.dtype == kept and np.array_equal(condition, value)
+    halves = everything(data.in_memory("mine", "train", X, 0.5 * np.arange(8.0).reshape(4, 2))).condition
+    assert halves.tolist() == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0.7, 1.9, 0.0, 1.0]), "the labels are float64 .4.; expected integers"),
+        (np.array([0.0, 1.0, 0.0, 1.0]), "expected integers"),
+        (np.array([0, 1, 2, 2**31]), r"2147483648. is no label: expected integers of 32 bits"),
+        (np.array([0, 1, 2, 2**63], np.uint64), r"9223372036854775808. is no label"),
+        (np.array([0, 1, 2, -(2**31) - 1]), r"-2147483649. is no label"),
+        (np.array(list("abcd")), "expected integers"),
+        (np.array([[0.0], [1.0], [np.nan], [2.0]]), "not finite in float32"),
+        (np.array([[0.0], [1.0], [1e300], [2.0]]), "not finite in float32"),
+        (np.zeros((4, 2), complex), "expected integers or real numbers"),
+        ([0, 1, 2], r"labels of shape .3,. for 4 examples"),
+        (np.int32(3), r"labels of shape .. for 4 examples"),
+        ({"label": [0, 1, 2, 3], "traits": np.zeros((3, 2))}, r"labels of shape .3, 2. for 4 examples"),
+        ({"label": np.array([0.5, 1, 2, 3])}, "expected integers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, message):
+    with pytest.raises(InputError, match=message) as error:
+        data.in_memory("mine", "train", X, labels)
+    assert "\n" not in str(error.value) and str(error.value).startswith("mine: ")
+
+
+def several(n=30, streaming=False):
+    """Numbered points whose condition is a dictionary, with another inside."""
+    index = np.arange(n)
+    traits = {"half": index[:, None] / 2, "both": {"pair": np.stack([index, -index], 1)}}
+    dataset = data.in_memory("several", "train", index[:, None].astype(np.float32), {"label": index, "traits": traits})
+    return dataset._replace(streaming=streaming)
+
+
+def assert_conditions_of_their_examples(batch):
+    index = batch.x[..., 0]
+    np.testing.assert_array_equal(batch.condition["label"], index)
+    np.testing.assert_array_equal(batch.condition["traits"]["half"][..., 0], index / 2)
+    np.testing.assert_array_equal(batch.condition["traits"]["both"]["pair"], np.stack([index, -index], -1))
+
+
+def test_several_conditions_follow_their_examples_through_parts_of_a_set():
+    some = data.subset(several(), [7, 3, 29])
+    assert everything(some).x[:, 0].tolist() == [7, 3, 29]
+    assert_conditions_of_their_examples(everything(some))
+    batch = everything(some)
+    assert batch.condition["label"].dtype == np.int32 and batch.condition["traits"]["half"].dtype == np.float32
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_conditions_follow_their_examples_through_the_stream(streaming):
+    with data.reader(several(streaming=streaming), seed=1, shape=(2, 3, 4), step=3, process=(1, 2)) as r:
+        batch = r.take(2)
+    assert batch.x.shape == (2, 2, 3, 2, 1) and batch.condition["label"].shape == (2, 2, 3, 2)
+    assert_conditions_of_their_examples(batch)
+    plain = data.reader(several()._replace(take=lambda i: Batch(several().take(i).x)), seed=1, shape=(2, 3, 4), step=3)
+    assert np.array_equal(plain.take(2).x[..., 2:, :], batch.x)  # the same examples as without conditions
+
+
+def test_conditions_pass_normalising():
+    batch = Batch(np.zeros((2, 4, 4, 1), np.uint8), {"label": np.array([200, 3]), "sketch": None})
+    assert data.normalize(batch).condition is batch.condition
+
+
 # TFDS
 
 
@@ -171,7 +255,7 @@ def test_an_unprepared_set_answers_at_once_with_the_command(tmp_path, monkeypatc
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value) and not caplog.text
 
 
-def test_preparing_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
+def test_preparing_without_tensorflow_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_images, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'jaxgen\[prepare\]'"):
         data.prepare("cifar10", str(tmp_path))
@@ -274,7 +358,7 @@ def test_mnist_refuses_what_it_does_not_have(mnist_dir):
         data.load("mnist", labels="colour")
 
 
-def test_available_is_quick_and_says_what_to_do(tmp_path, monkeypatch, faces_dir):
+def test_available_is_quick_and_names_the_command(tmp_path, monkeypatch, faces_dir):
     data.available()  # imports
     monkeypatch.setenv("TFDS_DATA_DIR", faces_dir)
     started = time.monotonic()
@@ -299,7 +383,7 @@ def test_classes_in_and_out_divide_a_set():
         assert np.array_equal(part.take(np.array([5, 0])).x, everything(part).x[[5, 0]])
 
 
-def test_the_other_split_of_a_part_is_whole_and_loaded_alike():
+def test_the_other_split_of_a_part_is_complete_and_loaded_with_the_same_options():
     part = data.without_classes(data.subset(data.load("gaussians8", n=80), np.arange(40)), [0])
     assert part.size == 35
     assert data.other_split(part, "test").size == 80
@@ -324,7 +408,7 @@ def test_a_few_labels_are_balanced_drawn_by_the_seed_and_grow_with_their_number(
     assert np.array_equal(np.sort(data.balanced(few, 57, 1)), np.sort(drawn[57]))  # -1 is no class
 
 
-def test_balanced_draws_every_member_of_a_class_alike():
+def test_balanced_draws_every_member_of_a_class_equally_often():
     points = data.load("gaussians8", n=40)  # five a class
     counts = np.bincount(np.concatenate([data.balanced(points, 9, seed) for seed in range(800)]), minlength=40)
     expected = 800 * 9 / 40
@@ -339,7 +423,7 @@ def test_balanced_draws_every_member_of_a_class_alike():
         (lambda d: data.only_classes(d, []), "no class is given"),
         (lambda d: data.without_classes(d, range(10)), "needs at least one example"),
         (lambda d: data.subset(d, [0, 1500]), "examples 0 to 1499, not 0 to 1500"),
-        (lambda d: data.subset(d, [0.5]), "whole numbers"),
+        (lambda d: data.subset(d, [0.5]), "by integers"),
         (lambda d: data.labelled(d, 9), "9 labels for the 10 classes of digits: give at least one a class"),
         (lambda d: data.labelled(d, 1495), "of class .*, which has 1[0-9][0-9]: give fewer"),
         (lambda d: data.labelled(d._replace(streaming=True), 10), "streaming=False"),
@@ -347,6 +431,10 @@ def test_balanced_draws_every_member_of_a_class_alike():
         (
             lambda d: data.labels_of(data.in_memory("faces", "train", np.zeros((3, 2)), np.zeros((3, 40)))),
             r"\(40,\) attributes",
+        ),
+        (
+            lambda d: data.balanced(data.in_memory("two", "train", np.zeros((3, 2)), {"a": [0, 1, 2]}), 3),
+            "two has several conditions an example",
         ),
     ],
 )

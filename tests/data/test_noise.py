@@ -19,7 +19,7 @@ def within(share, p, count):
     return abs(share - p) < 5 * np.sqrt(p * (1 - p) / count)
 
 
-def test_gaussian_noise_is_white_and_of_the_deviation_asked_for():
+def test_gaussian_noise_is_white_and_of_the_given_deviation():
     e = (np.asarray(noise.gaussian(0.7)(KEYS, X)) - X) / 0.7
     assert abs(e.mean()) < 5 / np.sqrt(e.size) and abs(e.var() - 1) < 5 * np.sqrt(2 / e.size)
     assert abs(np.mean(e[:, 1:] * e[:, :-1])) < 5 / np.sqrt(e[:, 1:].size)
@@ -27,14 +27,14 @@ def test_gaussian_noise_is_white_and_of_the_deviation_asked_for():
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_masked_pixels_are_black_as_often_as_asked_for_and_the_others_untouched(p):
+def test_masked_pixels_are_black_with_the_given_probability_and_the_others_untouched(p):
     y = np.asarray(noise.masking(p)(KEYS, X))
     black = y == -1
     assert np.array_equal(y[~black], X[~black])
     assert np.all(black == black[..., :1])  # a pixel is black in all of its channels
     black = black[..., 0]
     assert within(black.mean(), p, black.size)
-    assert within(np.mean(black[:, 1:] & black[:, :-1]), p**2, black[:, 1:].size)  # one pixel says nothing of the next
+    assert within(np.mean(black[:, 1:] & black[:, :-1]), p**2, black[:, 1:].size)  # pixels are independent
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -47,10 +47,10 @@ def test_salt_is_as_frequent_as_pepper(p):
 
 @pytest.mark.parametrize("corruption", EVERY)
 def test_the_noise_belongs_to_the_example(corruption):
-    whole, again = corruption(KEYS, X), jax.jit(corruption)(KEYS, jnp.asarray(X))  # inside a step and outside
-    np.testing.assert_allclose(whole, again, atol=1e-6)
-    np.testing.assert_array_equal(corruption(KEYS[3:5], X[3:5]), whole[3:5])
-    assert np.any(corruption(KEYS[3:5], X[:2]) - X[:2] != whole[:2] - X[:2])
+    every, again = corruption(KEYS, X), jax.jit(corruption)(KEYS, jnp.asarray(X))  # inside a step and outside
+    np.testing.assert_allclose(every, again, atol=1e-6)
+    np.testing.assert_array_equal(corruption(KEYS[3:5], X[3:5]), every[3:5])
+    assert np.any(corruption(KEYS[3:5], X[:2]) - X[:2] != every[:2] - X[:2])
 
 
 @pytest.mark.parametrize("corruption", EVERY)

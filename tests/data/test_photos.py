@@ -83,7 +83,7 @@ def test_a_loop_of_one_picture_is_none_of_the_next():
     assert np.array_equal(attributes.measurements(both)[:, 4], [32, 0, 0, 32])
 
 
-def test_an_attribute_is_above_the_median_unless_told_otherwise():
+def test_an_attribute_is_above_the_median_by_default():
     x = np.concatenate([line(slope) for slope in np.linspace(-0.6, 0.6, 11)])
     lines = in_memory("lines", "train", x)
     own = attributes.measured(lines)
@@ -104,7 +104,7 @@ def test_mnist_s_attributes_halve_it(mnist_dir):
         "thick",
         (2000, 5),
     )
-    # five standard errors of a share of 2,000, and ties of whole numbers in `wide`
+    # five standard errors of a share of 2,000, and ties of integers in `wide`
     assert np.all(np.abs(batch.condition.mean(0)[:4] - 0.5) < 0.056 + 0.02)
     digit = data.load("mnist", "train[:2000]", data_dir=mnist_dir).take(np.arange(2000)).condition
     loops = [batch.condition[digit == d, 4].mean() for d in (0, 1, 7)]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _functions import drawn, losses_of
 from sklearn.decomposition import PCA
 
 from jaxgen import data
@@ -39,7 +40,7 @@ def tree(f, g, f_bias=0.0, g_bias=0.0):
 def fresh(params, dims):
     """What an initialisation carries beside these parameters."""
     nets = [Network(lambda key, *inputs, own=own: (own, {}), affine) for own in params["autoencoder"].values()]
-    return autoencoder(*nets, dims).init(jax.random.key(0), Batch(jnp.zeros((2, dims))))[1]
+    return autoencoder(*nets, dims).game.init(jax.random.key(0), Batch(jnp.zeros((2, dims))))[1]
 
 
 def test_a_linear_autoencoder_finds_the_principal_components():
@@ -47,8 +48,8 @@ def test_a_linear_autoencoder_finds_the_principal_components():
     latent, steps = 8, 2000
     model = autoencoder(network(MLP((latent,), ())), network(MLP((8, 8, 1), ())), latent)
     adam = {"autoencoder": optax.adam(optax.cosine_decay_schedule(0.1, steps))}
-    state = init_state(model, adam, jax.random.key(0), Batch(x))
-    step = make_step(model, adam)
+    state = init_state(model.game, adam, jax.random.key(0), Batch(x))
+    step = make_step(model.game, adam)
     run = jax.jit(repeat(lambda state, _: step(state, Batch(x[None, None]))))
     state, _ = run(state, Batch(jnp.zeros((steps, 1))), steps)
     error = float(jnp.mean(jnp.sum(jnp.square(reconstruct(model, state, x) - x), axis=(1, 2, 3))))
@@ -62,7 +63,7 @@ def test_without_a_likelihood_the_loss_is_the_squared_error():
     x, params = jnp.asarray(RNG.normal(size=(7, 4)), jnp.float32), tree(*RNG.normal(size=(2, 4, 4)), 0.3, -0.2)
     model = autoencoder(LINEAR, LINEAR, 4)
     extra = fresh(params, 4)
-    loss, (metrics, _) = jax.jit(model.losses["autoencoder"])(
+    loss, (metrics, _) = jax.jit(losses_of(model)["autoencoder"])(
         params, extra, jax.random.split(jax.random.key(0), 7), Batch(x)
     )
     f, g = (params["autoencoder"][name] for name in ("encoder", "decoder"))
@@ -77,11 +78,13 @@ def test_the_loss_is_minus_the_log_likelihood_of_the_reconstruction(name):
     x = jnp.asarray(RNG.integers(0, 256, (3, *shape)) / 127.5 - 1, jnp.float32)
     f, g = network(MLP((2,), (8,))), network(MLP((4, 4, p.outputs), (8,)))
     model = autoencoder(f, g, 2, likelihood=p)
-    params, extra = model.init(jax.random.key(0), Batch(x))
-    loss, (metrics, _) = model.losses["autoencoder"](params, extra, jax.random.split(jax.random.key(1), 3), Batch(x))
+    params, extra = model.game.init(jax.random.key(0), Batch(x))
+    loss, (metrics, _) = losses_of(model)["autoencoder"](
+        params, extra, jax.random.split(jax.random.key(1), 3), Batch(x)
+    )
     z = model.encode(params, extra, x, None)
     np.testing.assert_allclose(loss, -p.log_prob(x, g.apply(params["autoencoder"]["decoder"], {}, z)[0]), rtol=1e-5)
-    x_hat = model.predict(params, extra, None)(z, jnp.ones(()))
+    x_hat = drawn(model, params, extra, None)(z, jnp.ones(()))
     np.testing.assert_allclose(metrics["squared_error"], np.sum((x_hat - x) ** 2, axis=(1, 2, 3)), rtol=1e-4)
 
 
@@ -103,7 +106,7 @@ def test_the_best_linear_denoiser_is_the_wiener_filter():
     @partial(jax.vmap, in_axes=(None, 0))
     @jax.value_and_grad
     def slope(params, key):
-        return jnp.mean(model.losses["autoencoder"](params, extra, jax.random.split(key, n), batch)[0])
+        return jnp.mean(losses_of(model)["autoencoder"](params, extra, jax.random.split(key, n), batch)[0])
 
     keys, batch = jax.random.split(jax.random.key(0), groups), Batch(jnp.asarray(x, jnp.float32))
     loss, gradient = slope(params, keys)
@@ -120,7 +123,7 @@ def test_only_the_training_spoils_images():
     x, params = jnp.asarray(RNG.uniform(-0.9, 0.9, (50, 4)), jnp.float32), tree(np.eye(4), np.eye(4))
     model = denoising_autoencoder(LINEAR, LINEAR, 4, noise.masking(1.0))
     extra = fresh(params, 4)
-    loss, _ = model.losses["autoencoder"](params, extra, jax.random.split(jax.random.key(0), 50), Batch(x))
+    loss, _ = losses_of(model)["autoencoder"](params, extra, jax.random.split(jax.random.key(0), 50), Batch(x))
     np.testing.assert_allclose(loss, np.sum((x + 1) ** 2, axis=1), rtol=1e-5)  # all black, compared with the clean one
     np.testing.assert_array_equal(model.encode(params, extra, x, None), x)
 
@@ -134,9 +137,9 @@ START = fresh(IDENTITY, 3)
 KEYS = jax.random.split(jax.random.key(0), 20_000)
 
 
-@jax.jit
-def after(extra, x):
-    return PLAIN.losses["autoencoder"](IDENTITY, extra, KEYS[: len(x)], Batch(x))[1][1]
+@partial(jax.jit, static_argnums=2)
+def after(extra, x, axis=None):
+    return losses_of(PLAIN, axis=axis)["autoencoder"](IDENTITY, extra, KEYS[: len(x)], Batch(x))[1][1]
 
 
 def test_the_first_hundred_batches_of_codes_are_remembered_alike():
@@ -162,7 +165,7 @@ def test_later_batches_weigh_a_hundredth():
 
 def test_the_prior_draws_what_the_codes_look_like():
     mixed = CODES[2] @ RNG.normal(size=(3, 3))
-    z = np.float64(PLAIN.prior(IDENTITY, after(START, jnp.float32(mixed)), KEYS))
+    z = np.float64(PLAIN.prior(IDENTITY, after(START, jnp.float32(mixed)), KEYS, None))
     mean, covariance = mixed.mean(0), np.cov(mixed.T, bias=True)
     variances = np.diag(covariance)
     assert np.all(np.abs(z.mean(0) - mean) < 5 * np.sqrt(variances / len(z)))
@@ -172,17 +175,17 @@ def test_the_prior_draws_what_the_codes_look_like():
 
 def test_codes_that_leave_a_direction_unused_can_be_drawn():
     flat = np.float32(CODES[0] * [1.0, 0.0, 0.0] + [0.0, 100.0, 0.0])
-    z = PLAIN.prior(IDENTITY, after(after(START, flat), flat), KEYS[:100])
+    z = PLAIN.prior(IDENTITY, after(after(START, flat), flat), KEYS[:100], None)
     assert np.all(np.isfinite(z)) and np.std(z[:, 0]) > 0.5
     np.testing.assert_allclose(z[:, 1:], np.broadcast_to([100.0, 0.0], (100, 2)), atol=1e-2)
 
 
 def test_the_moments_are_the_whole_batch_s_where_its_parts_lie_apart():
     x = jnp.float32(CODES[2])
-    parts = jax.vmap(lambda x: after(START, x), axis_name="data")(x.reshape(4, 16, 3))
-    for part, whole in zip(jax.tree.leaves(parts), jax.tree.leaves(after(START, x)), strict=True):
+    parts = jax.vmap(lambda x: after(START, x, "data"), axis_name="data")(x.reshape(4, 16, 3))
+    for part, full in zip(jax.tree.leaves(parts), jax.tree.leaves(after(START, x)), strict=True):
         for one in part:
-            np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(one, full, rtol=1e-5, atol=1e-6)
 
 
 # --- sizes and errors ----------------------------------------------------------------------------------------------
@@ -196,10 +199,12 @@ def test_the_convolutional_pair_takes_every_size(size, channels):
     model = denoising_autoencoder(*pair, 5, noise.salt_and_pepper(0.2))
 
     def once(key, x):
-        params, extra = model.init(key, Batch(x))
+        params, extra = model.game.init(key, Batch(x))
         z = model.encode(params, extra, x, None)
-        image = model.predict(params, extra, None)(model.prior(params, extra, jax.random.split(key, 2)), jnp.ones(()))
-        return model.losses["autoencoder"](params, extra, jax.random.split(key, 2), Batch(x))[0], z, image
+        image = drawn(model, params, extra, None)(
+            model.prior(params, extra, jax.random.split(key, 2), None), jnp.ones(())
+        )
+        return losses_of(model)["autoencoder"](params, extra, jax.random.split(key, 2), Batch(x))[0], z, image
 
     keys = jax.eval_shape(lambda: jax.random.key(0))
     loss, z, image = jax.eval_shape(once, keys, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
@@ -209,7 +214,7 @@ def test_the_convolutional_pair_takes_every_size(size, channels):
 def test_the_sampling_calls_work():
     model = autoencoder(network(MLP((2,), (8,))), network(MLP((4, 4, 1), (8,))), 2)
     x = jnp.zeros((3, 4, 4, 1))
-    state = init_state(model, {"autoencoder": optax.sgd(0.1)}, jax.random.key(0), Batch(x))
+    state = init_state(model.game, {"autoencoder": optax.sgd(0.1)}, jax.random.key(0), Batch(x))
     assert sample(model, state, jax.random.key(1), 5).shape == (5, 4, 4, 1)
     assert encode(model, state, x).shape == (3, 2) and reconstruct(model, state, x).shape == x.shape
 
@@ -220,10 +225,10 @@ def test_what_does_not_fit_is_refused():
     shape, x = (4, 4, 1), Batch(jnp.zeros((3, 4, 4, 1)))
     f, g = network(MLP((2,), (8,))), network(MLP(shape, (8,)))
     with pytest.raises(InputError, match=r"the encoder gives \(2,\), the code has 3 numbers"):
-        autoencoder(f, g, 3).init(jax.random.key(0), x)
+        autoencoder(f, g, 3).game.init(jax.random.key(0), x)
     with pytest.raises(InputError, match=r"the likelihood needs \(4, 4, 2\)"):
-        autoencoder(f, g, 2, likelihood=likelihoods.learned_gaussian()).init(jax.random.key(0), x)
+        autoencoder(f, g, 2, likelihood=likelihoods.learned_gaussian()).game.init(jax.random.key(0), x)
     far = Batch(np.full((2, 4, 4, 1), 3.0, np.float32))
-    autoencoder(f, g, 2).check(far)  # the squared error takes any number
+    autoencoder(f, g, 2).game.check(far)  # the squared error takes any number
     with pytest.raises(InputError, match="a pixel is 3"):
-        autoencoder(f, g, 2, likelihood=likelihoods.bernoulli()).check(far)
+        autoencoder(f, g, 2, likelihood=likelihoods.bernoulli()).game.check(far)

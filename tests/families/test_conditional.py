@@ -4,15 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import losses_of
 from scipy import stats
 
+from jaxgen.conditions import attributes, image, labels
 from jaxgen.families import vae
 from jaxgen.losses.evidence import iwae
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import Batch, InputError, attributes, image, labels
+from jaxgen.types import Batch, InputError
 
 SIGMA, LATENT, N = 0.6, 2, 5
 SHAPE, DIMS = (2, 2, 1), 4
@@ -60,14 +62,14 @@ def test_at_the_exact_posterior_the_bound_is_the_evidence_of_the_image_given_its
         samples=3,
         condition=conditioner,
     )
-    params, extra = model.init(KEYS[0], Batch(X, condition))
+    params, extra = model.game.init(KEYS[0], Batch(X, condition))
     batch = Batch(X, None if kind == "image" else condition)  # what the data have; an image condition is derived
     covariance = W @ W.T + SIGMA**2 * np.eye(DIMS)
     centred = X.reshape(N, DIMS) - np.asarray(offset(condition))
     evidence = stats.multivariate_normal.logpdf(centred, cov=covariance)
-    loss = jax.jit(model.losses["vae"], compiler_options=QUICK)(params, extra, KEYS, batch)[0]
+    loss = jax.jit(losses_of(model)["vae"], compiler_options=QUICK)(params, extra, KEYS, batch)[0]
     np.testing.assert_allclose(loss, -evidence, rtol=1e-4)
-    weights = jax.jit(model.log_weights, static_argnums=4, compiler_options=QUICK)(params, extra, KEYS, batch, 2)
+    weights = jax.jit(model.density.log_p, static_argnums=4, compiler_options=QUICK)(params, extra, KEYS, batch, 2)
     np.testing.assert_allclose(weights, np.repeat(evidence[:, None], 2, axis=1), rtol=1e-4)
 
 
@@ -113,7 +115,7 @@ def test_a_decoder_answers_a_pixel_of_the_condition_around_that_pixel(decoder):
     change = np.abs(decode(z, c.at[0, 4, 11].add(1.0)) - decode(z, c)).max(-1)
     assert np.all(change[1] < 1e-6)  # the other image's condition is not its own
     assert change[0].max() == change[0, 2:7, 9:14].max() > 1e-2
-    # through the smallest scale it is felt far away, too: a colour may depend on the whole picture
+    # through the smallest scale it is seen far away, too: a colour may depend on all of the picture
     assert (change[0] > 1e-6).mean() > 0.9
 
 

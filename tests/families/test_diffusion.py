@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import drawn, losses_of
 
+from jaxgen.conditions import Maybe, labels
 from jaxgen.families import diffusion
 from jaxgen.nets import Network
-from jaxgen.schedules import linear
-from jaxgen.types import Batch, InputError, labels, one_shot
+from jaxgen.processes import linear
+from jaxgen.types import Batch, InputError, one_shot
 
 SCHEDULE, M, S, MANY = linear(), 0.3, 0.5, 20_000
 KEYS = jax.random.split(jax.random.key(0), MANY)
@@ -20,7 +22,7 @@ def scales(t):
 
 
 def best(prediction, gain=1.0):
-    """The network that says E[target | x_t] for x_0 ~ N(M, S^2), times `gain`."""
+    """The network that predicts E[target | x_t] for x_0 ~ N(M, S^2), times `gain`."""
 
     def apply(params, stats, x, t, condition=None, train=False):
         a, sigma = SCHEDULE.alpha(t)[:, None], SCHEDULE.sigma(t)[:, None]
@@ -47,7 +49,7 @@ def data(n=MANY):
 def test_the_loss_of_the_best_denoiser_is_the_conditional_variance(prediction, steps):
     # times {1, ..., T} / T, or all of (0, 1]: with T = 4 a grid from 0, or without 1, would show
     model = diffusion(best(prediction), SCHEDULE, (2,), sampler=one_shot, prediction=prediction, steps=steps)
-    loss = np.float64(jax.jit(model.losses["denoiser"])(NOTHING, NOTHING, KEYS, data())[0])
+    loss = np.float64(jax.jit(losses_of(model)["denoiser"])(NOTHING, NOTHING, KEYS, data())[0])
     grid = (np.arange(20_000) + 0.5) / 20_000 if steps is None else np.arange(1, steps + 1) / steps
     assert loss.shape == (MANY,)
     assert abs(loss.mean() - left_over(prediction, grid).mean()) < 5 * loss.std() / np.sqrt(MANY)
@@ -57,15 +59,15 @@ def test_any_other_denoiser_loses_more():
     @jax.jit
     def mean_loss(gain):
         model = diffusion(best("eps", gain), SCHEDULE, (2,), sampler=one_shot)
-        return jnp.mean(model.losses["denoiser"](NOTHING, NOTHING, KEYS, data())[0])
+        return jnp.mean(losses_of(model)["denoiser"](NOTHING, NOTHING, KEYS, data())[0])
 
     assert mean_loss(0.8) > mean_loss(1.0) < mean_loss(1.2)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_predict_is_the_clean_estimate_whatever_the_network_says(prediction):
+def test_predict_is_the_clean_estimate_whatever_the_network_predicts(prediction):
     model = diffusion(best(prediction), SCHEDULE, (2,), sampler=one_shot, prediction=prediction)
-    predict = jax.jit(model.predict(NOTHING, NOTHING, None))
+    predict = jax.jit(drawn(model, NOTHING, NOTHING, None))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), jnp.float32)
     for t in (0.1, 0.5, 0.8):
         got = predict(x, jnp.asarray(t))
@@ -78,8 +80,8 @@ def test_predict_is_the_clean_estimate_whatever_the_network_says(prediction):
 
 
 def spy(params, stats, x, t, condition=None, train=False):
-    """Says the label it was given, and gives it back as its statistics."""
-    label = jnp.full(x.shape[:1], 10) if condition is None else condition
+    """Predicts the label it was given, 10 for none, and gives it back as its statistics."""
+    label = jnp.where(condition.known, condition.value, 10) if isinstance(condition, Maybe) else condition
     return jnp.broadcast_to(label[:, None].astype(jnp.float32), x.shape), {"label": label}
 
 
@@ -89,13 +91,13 @@ SPY = Network(lambda key, *inputs: ({}, {}), spy)
 def labels_seen(drop):
     model = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=drop)
     label = jnp.arange(MANY) % 10
-    loss, (_, extra) = jax.jit(model.losses["denoiser"])(NOTHING, NOTHING, KEYS, Batch(data().x, label))
+    loss, (_, extra) = jax.jit(losses_of(model)["denoiser"])(NOTHING, NOTHING, KEYS, Batch(data().x, label))
     return np.asarray(extra["denoiser"]["label"]), np.asarray(label), loss
 
 
-def test_a_label_is_dropped_as_often_as_asked():
+def test_a_label_is_dropped_with_the_given_probability():
     seen, label, _ = labels_seen(0.3)
-    assert np.all((seen == label) | (seen == 10))  # 10: the label of no label
+    assert np.all((seen == label) | (seen == 10))  # 10: no label
     dropped = np.mean(seen == 10)
     assert abs(dropped - 0.3) < 5 * np.sqrt(0.3 * 0.7 / MANY)
     by_label = [np.mean(seen[label == k] == 10) for k in range(10)]
@@ -108,7 +110,7 @@ def test_with_every_label_dropped_the_loss_does_not_depend_on_it():
     never = diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=0.0)
     one, other = (Batch(data(8).x, jnp.full((8,), k)) for k in (0, 9))
     for model, same in ((always, True), (never, False)):
-        loss = jax.jit(model.losses["denoiser"])
+        loss = jax.jit(losses_of(model)["denoiser"])
         values = [loss(NOTHING, NOTHING, KEYS[:8], batch)[0] for batch in (one, other)]
         assert np.array_equal(*values) == same
 
@@ -116,12 +118,12 @@ def test_with_every_label_dropped_the_loss_does_not_depend_on_it():
 def test_the_drop_does_not_depend_on_the_noise_level():
     # were one draw shared between the time and the drop, labels would go missing at some times only
     def keep_time(params, stats, x, t, condition=None, train=False):
-        return jnp.zeros_like(x), {"t": t, "dropped": condition == 10}
+        return jnp.zeros_like(x), {"t": t, "dropped": ~condition.known}
 
     net = Network(SPY.init, keep_time)
     model = diffusion(net, SCHEDULE, (2,), sampler=one_shot, condition=labels(10), drop=0.5)
     batch = Batch(data().x, jnp.zeros(MANY, jnp.int32))
-    _, (_, extra) = jax.jit(model.losses["denoiser"])(NOTHING, NOTHING, KEYS, batch)
+    _, (_, extra) = jax.jit(losses_of(model)["denoiser"])(NOTHING, NOTHING, KEYS, batch)
     t, dropped = (np.asarray(extra["denoiser"][k]) for k in ("t", "dropped"))
     assert abs(t[dropped].mean() - t[~dropped].mean()) < 5 * t.std() * 2 / np.sqrt(MANY)
     assert t.min() == np.float32(0.001) and t.max() == 1.0
@@ -136,7 +138,7 @@ def test_an_unconditional_model_leaves_the_condition_alone():
 
     model = diffusion(Network(SPY.init, apply), SCHEDULE, (2,), sampler=one_shot)
     assert model.condition is None
-    jax.eval_shape(model.losses["denoiser"], NOTHING, NOTHING, KEYS[:4], data(4))
+    jax.eval_shape(losses_of(model)["denoiser"], NOTHING, NOTHING, KEYS[:4], data(4))
     assert seen == [None]
 
 
@@ -146,11 +148,7 @@ def test_a_drop_that_is_no_probability_is_refused(drop):
         diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(3), drop=drop)
 
 
-def test_a_model_without_an_inversion_has_no_encoder_and_one_with_it_has():
-    assert diffusion(SPY, SCHEDULE, (2,), sampler=one_shot).encode is None
-    there = jax.tree_util.Partial(lambda keys, predict, x: predict(x, jnp.asarray(0.5)))
-    model = diffusion(best("x0"), SCHEDULE, (2,), sampler=one_shot, prediction="x0", inversion=there)
-    x = data(3).x
-    want = jax.jit(model.predict(NOTHING, NOTHING, None))(x, jnp.asarray(0.5))
-    code = jax.jit(lambda x: model.encode(NOTHING, NOTHING, x, None))(x)
-    np.testing.assert_allclose(code, want, rtol=1e-5)
+def test_a_condition_that_is_never_dropped_is_always_needed():
+    always, never = (diffusion(SPY, SCHEDULE, (2,), sampler=one_shot, condition=labels(3), drop=d) for d in (0.1, 0.0))
+    assert always.condition.empty is not None and never.condition.empty is None
+    np.testing.assert_array_equal(always.condition.empty(4).known, np.zeros(4, bool))

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _functions import losses_of
 
 from jaxgen.families import factor_vae, vae
 from jaxgen.families.factor_vae import permute_dims
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network
 from jaxgen.training import init_state, make_step
-from jaxgen.types import Batch, InputError
+from jaxgen.types import Batch, InputError, turn
 
 LATENT, GAMMA, MANY = 3, 5.0, 40_000
 RNG = np.random.default_rng(0)
@@ -47,11 +48,11 @@ BEST = {"a": 1.0, "p": np.linalg.inv(COVARIANCE) - np.diag(1 / SCALE**2), "b": T
 ENCODER, DECODER = Network(started(L.T), encode), Network(started(np.eye(LATENT)), decode)
 CRITIC = Network(started(BEST), quadratic)
 MODEL = factor_vae(ENCODER, DECODER, CRITIC, LATENT, gamma=GAMMA, likelihood=gaussian())
-PARAMS, EXTRA = MODEL.init(jax.random.key(1), Batch(X[:2]))
-LOSSES = {player: jax.jit(loss) for player, loss in MODEL.losses.items()}
+PARAMS, EXTRA = MODEL.game.init(jax.random.key(1), Batch(X[:2]))
+LOSSES = {player: jax.jit(loss) for player, loss in losses_of(MODEL).items()}
 
 
-def test_the_best_critic_tells_the_total_correlation():
+def test_the_best_critic_gives_the_total_correlation():
     loss, (metrics, _) = LOSSES["vae"](PARAMS, EXTRA, KEYS, Batch(X))
     tc = np.float64(metrics["tc"])
     assert TC > 0.2 and abs(tc.mean() - TC) < 5 * tc.std() / np.sqrt(MANY)
@@ -77,13 +78,13 @@ def test_that_critic_is_where_its_own_loss_is_least():
 
 def test_permuted_dimensions_keep_their_values_and_lose_their_correlation():
     z = jnp.asarray(RNG.normal(size=(MANY, LATENT)) @ np.linalg.cholesky(COVARIANCE).T, jnp.float32)
-    permuted = permute_dims(KEYS, z)
+    permuted = permute_dims(turn(KEYS), z)
     np.testing.assert_array_equal(jnp.sort(permuted, axis=0), jnp.sort(z, axis=0))
     correlation = np.corrcoef(np.float64(permuted).T) - np.eye(LATENT)
     assert np.all(np.abs(correlation) < 5 / np.sqrt(MANY))
     assert np.max(np.abs(np.corrcoef(np.float64(z).T) - np.eye(LATENT))) > 0.5
     # every permutation of a small batch is as likely as any other
-    batches = jax.vmap(lambda key: permute_dims(jax.random.split(key, 3), jnp.arange(3.0)[:, None]))(KEYS[:6000])
+    batches = jax.vmap(lambda key: permute_dims(turn(jax.random.split(key, 3)), jnp.arange(3.0)[:, None]))(KEYS[:6000])
     _, counts = np.unique(np.asarray(batches[..., 0]), axis=0, return_counts=True)
     assert len(counts) == 6 and np.all(np.abs(counts - 1000) < 5 * np.sqrt(1000 * 5 / 6))
 
@@ -92,18 +93,18 @@ def test_without_its_weight_it_is_the_vae():
     few, keys = Batch(X[:5]), KEYS[:5]
     free = factor_vae(ENCODER, DECODER, CRITIC, LATENT, gamma=0.0, likelihood=gaussian())
     plain = vae(ENCODER, DECODER, LATENT, likelihood=gaussian())
-    params, extra = plain.init(jax.random.key(1), few)
-    expected = jax.jit(plain.losses["vae"])(params, extra, keys, few)[0]
-    np.testing.assert_allclose(jax.jit(free.losses["vae"])(PARAMS, EXTRA, keys, few)[0], expected, rtol=1e-5)
+    params, extra = plain.game.init(jax.random.key(1), few)
+    expected = jax.jit(losses_of(plain)["vae"])(params, extra, keys, few)[0]
+    np.testing.assert_allclose(jax.jit(losses_of(free)["vae"])(PARAMS, EXTRA, keys, few)[0], expected, rtol=1e-5)
     np.testing.assert_allclose(MODEL.encode(PARAMS, EXTRA, few.x, None), few.x @ L.T, rtol=1e-4, atol=1e-5)
-    assert MODEL.log_weights is not None and MODEL.prior(PARAMS, EXTRA, keys).shape == (5, LATENT)
+    assert MODEL.density.log_p is not None and MODEL.prior(PARAMS, EXTRA, keys, None).shape == (5, LATENT)
 
 
 def test_each_turn_moves_its_own_player():
     few = Batch(X[:8])
     optimizers = {"vae": optax.sgd(0.1), "critic": optax.sgd(0.0)}
-    state = init_state(MODEL, optimizers, jax.random.key(2), few)
-    after, _ = jax.jit(make_step(MODEL, optimizers))(state, Batch(X[None, None, :8]))
+    state = init_state(MODEL.game, optimizers, jax.random.key(2), few)
+    after, _ = jax.jit(make_step(MODEL.game, optimizers))(state, Batch(X[None, None, :8]))
     same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), after.params, state.params)
     assert same == {
         "vae": {"encoder": False, "decoder": False, "prior": {}},

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import drawn, losses_of
 from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
+from jaxgen.conditions import labels
 from jaxgen.families import m2, vae
+from jaxgen.families.m2 import log_q as log_q_of
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network
-from jaxgen.types import Batch, InputError, labels
+from jaxgen.types import Batch, InputError
 
 SIGMA, LATENT, DIMS, CLASSES = 0.6, 2, 4, 3
 RNG = np.random.default_rng(0)
@@ -50,7 +53,7 @@ ENCODER, DECODER, CLASSIFIER = (Network(nothing, apply) for apply in (encoded, d
 EXTRA = {"encoder": {}, "decoder": {}, "classifier": {}}
 ALPHA = 3.0
 MODEL = m2(ENCODER, DECODER, CLASSIFIER, LATENT, CLASSES, alpha=ALPHA, likelihood=gaussian(SIGMA))
-LOSS = jax.jit(MODEL.losses["m2"])
+LOSS = jax.jit(losses_of(MODEL)["m2"])
 
 
 def parameters(classifier):
@@ -83,7 +86,7 @@ def test_with_labels_it_is_the_conditional_vae_and_a_classifier():
     batch = Batch(jnp.asarray(RNG.normal(size=(6, DIMS)), jnp.float32), jnp.asarray(y))
     plain = vae(ENCODER, DECODER, LATENT, likelihood=gaussian(SIGMA), condition=labels(CLASSES))
     params = {"vae": {"encoder": {}, "decoder": {}, "prior": {}}}
-    theirs = jax.jit(plain.losses["vae"])(params, {"encoder": {}, "decoder": {}, "step": 0}, KEYS[:6], batch)[0]
+    theirs = jax.jit(losses_of(plain)["vae"])(params, {"encoder": {}, "decoder": {}}, KEYS[:6], batch)[0]
     ours, (metrics, _) = LOSS(parameters(WRONG), EXTRA, KEYS[:6], batch)
     cross_entropy = -log_softmax(batch.x @ WRONG["w"] + WRONG["b"], axis=1)[np.arange(6), y]
     np.testing.assert_allclose(ours, theirs + np.log(CLASSES) + ALPHA * cross_entropy, rtol=1e-4)
@@ -106,7 +109,7 @@ def test_at_both_exact_posteriors_the_bound_without_a_label_is_the_evidence():
     batch = Batch(jnp.broadcast_to(X, (5, DIMS)), jnp.array([-1, 0, 1, 2, -1]))
     # no draw of z and no classifier changes a weight: the label is summed over
     for classifier in (EXACT, WRONG):
-        weights = MODEL.log_weights(parameters(classifier), EXTRA, KEYS[:5], batch, 3)
+        weights = MODEL.density.log_p(parameters(classifier), EXTRA, KEYS[:5], batch, 3)
         np.testing.assert_allclose(weights, np.full((5, 3), logsumexp(EVIDENCE)), rtol=1e-5)
 
 
@@ -114,33 +117,34 @@ def test_only_labelled_examples_are_classified():
     free = m2(ENCODER, DECODER, CLASSIFIER, LATENT, CLASSES, alpha=0.0, likelihood=gaussian(SIGMA))
     batch = Batch(jnp.broadcast_to(X, (4, DIMS)), jnp.array([-1, 0, 2, -1]))
     params = parameters(WRONG)
-    difference = LOSS(params, EXTRA, KEYS[:4], batch)[0] - jax.jit(free.losses["m2"])(params, EXTRA, KEYS[:4], batch)[0]
+    difference = (
+        LOSS(params, EXTRA, KEYS[:4], batch)[0] - jax.jit(losses_of(free)["m2"])(params, EXTRA, KEYS[:4], batch)[0]
+    )
     np.testing.assert_allclose(difference, -ALPHA * log_q(WRONG)[[0, 0, 2, 0]] * [0, 1, 1, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_classifier_tells_q_and_the_encoder_guesses_by_it():
+def test_the_classifier_is_q_and_the_encoder_guesses_by_it():
     x = jnp.asarray(3 * RNG.normal(size=(20, DIMS)), jnp.float32)
-    assert MODEL.classify is not None
-    told = MODEL.classify(parameters(EXACT), EXTRA, x)
-    np.testing.assert_allclose(told, log_softmax(x @ EXACT["w"] + EXACT["b"], axis=1), rtol=1e-3, atol=1e-4)
-    best = np.asarray(jnp.argmax(told, axis=1))
+    log_q = log_q_of(CLASSIFIER, parameters(EXACT), EXTRA, x)
+    np.testing.assert_allclose(log_q, log_softmax(x @ EXACT["w"] + EXACT["b"], axis=1), rtol=1e-3, atol=1e-4)
+    best = np.asarray(jnp.argmax(log_q, axis=1))
     assert len(set(best)) == CLASSES
     guessed = MODEL.encode(parameters(EXACT), EXTRA, x, None)
     np.testing.assert_allclose(guessed, (x - B[best]) @ GAIN, rtol=1e-3, atol=1e-4)
     other = MODEL.encode(parameters(EXACT), EXTRA, x, jnp.asarray((best + 1) % CLASSES))
     np.testing.assert_allclose(other, (x - B[(best + 1) % CLASSES]) @ GAIN, rtol=1e-3, atol=1e-4)
-    image = MODEL.predict(parameters(EXACT), EXTRA, jnp.asarray(best))(guessed, jnp.ones(()))
+    image = drawn(MODEL, parameters(EXACT), EXTRA, jnp.asarray(best))(guessed, jnp.ones(()))
     np.testing.assert_allclose(image, guessed @ W.T + B[best], rtol=1e-3, atol=1e-4)
 
 
 def test_data_and_networks_that_do_not_fit_are_refused():
     x = np.zeros((2, DIMS), np.float32)
-    MODEL.check(Batch(x, np.array([-1, 2])))
+    MODEL.game.check(Batch(x, np.array([-1, 2])))
     for wrong, text in ((np.array([0, 3]), "label 3 is outside"), (np.array([-2, 0]), "label -2"), (None, "needs")):
         with pytest.raises(InputError, match=text):
-            MODEL.check(Batch(x, wrong))
+            MODEL.game.check(Batch(x, wrong))
     with pytest.raises(InputError, match="must not be negative"):
         m2(ENCODER, DECODER, CLASSIFIER, LATENT, CLASSES, alpha=-1.0)
     many = Network(nothing, lambda params, extra, x, train=False: (jnp.zeros((x.shape[0], 5)), extra))
     with pytest.raises(InputError, match=r"the classifier gives \(5,\), it needs 3 logits"):
-        m2(ENCODER, DECODER, many, LATENT, CLASSES, alpha=1.0).init(KEYS[0], Batch(jnp.asarray(x)))
+        m2(ENCODER, DECODER, many, LATENT, CLASSES, alpha=1.0).game.init(KEYS[0], Batch(jnp.asarray(x)))

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import losses_of
 
 from jaxgen import data
+from jaxgen.conditions import attributes, image
 from jaxgen.families import dequantised, dynamically_binarised, vae
 from jaxgen.losses.likelihood import (
     bernoulli,
@@ -16,7 +18,7 @@ from jaxgen.losses.likelihood import (
     optimal_gaussian,
 )
 from jaxgen.nets import Network
-from jaxgen.types import Batch, InputError, attributes, image
+from jaxgen.types import Batch, InputError
 
 LEVELS, SIGMA = 4, 0.3
 KEYS = jax.random.split(jax.random.key(0), 30_000)
@@ -34,7 +36,7 @@ PARAMS = {
         "prior": {},
     }
 }
-EXTRA = {"encoder": {}, "decoder": {}, "step": 0}
+EXTRA = {"encoder": {}, "decoder": {}}
 
 
 def test_probabilities_of_dequantised_pixels_add_up_to_one():
@@ -42,7 +44,7 @@ def test_probabilities_of_dequantised_pixels_add_up_to_one():
     x = jnp.linspace(-1.0, 1.0, LEVELS)
     draws = len(KEYS) // LEVELS
     batch = Batch(jnp.repeat(x, draws)[:, None])
-    log_w = jax.jit(model.log_weights, static_argnums=4)(PARAMS, EXTRA, KEYS[: LEVELS * draws], batch, 2)
+    log_w = jax.jit(model.density.log_p, static_argnums=4)(PARAMS, EXTRA, KEYS[: LEVELS * draws], batch, 2)
     p = np.exp(np.float64(log_w)).reshape(LEVELS, -1)
     error = np.sqrt((p.var(axis=1) / p.shape[1]).sum())
     # p(x) = N(0.2, 0.3^2 + 0.3^2): what lies beyond the outer cells, 4/3 away from 0, is about half a percent
@@ -59,7 +61,7 @@ def test_the_loss_of_dequantised_pixels_is_that_of_blurred_ones():
 
     model = dequantised(vae(Network(NET.init, spy), NET, 1, likelihood=gaussian(SIGMA)), LEVELS)
     x = jnp.zeros((20_000, 1))
-    model.losses["vae"](PARAMS, EXTRA, KEYS[:20_000], Batch(x))
+    losses_of(model)["vae"](PARAMS, EXTRA, KEYS[:20_000], Batch(x))
     u, width = np.asarray(seen[0]), 2 / (LEVELS - 1)
     assert u.min() >= -width / 2 and u.max() <= width / 2
     assert abs(u.var() - width**2 / 12) < 0.003 and len(np.unique(u)) > 10_000
@@ -76,13 +78,13 @@ def test_binarised_pixels_are_drawn_with_the_grey_value_s_probability_anew_at_ev
     model = dynamically_binarised(plain)
     x = Batch(jnp.full((20_000, 1), -0.4))  # p = 0.3
     for keys in (KEYS[:20_000], KEYS[5_000:25_000]):
-        model.losses["vae"](PARAMS, EXTRA, keys, x)
+        losses_of(model)["vae"](PARAMS, EXTRA, keys, x)
     assert set(np.unique(seen[0])) == {-1.0, 1.0}
     assert abs((seen[0] > 0).mean() - 0.3) < 5 * np.sqrt(0.21 / 20_000)
     assert 0.3 < (seen[0] != seen[1]).mean() < 0.55  # 2 p (1 - p) = 0.42
     np.testing.assert_array_equal(seen[0][5_000:], seen[1][:-5_000])  # and belongs to its key
-    assert model.log_weights is plain.log_weights and model.measure == "a probability of binary pixels"
-    assert dequantised(plain, 17).measure.endswith("17 levels, by uniform dequantisation")
+    assert model.density.log_p is plain.density.log_p and model.density.measure == "a probability of binary pixels"
+    assert dequantised(plain, 17).density.measure.endswith("17 levels, by uniform dequantisation")
 
 
 def test_a_bernoulli_likelihood_of_grey_pixels_is_refused_as_a_probability():
@@ -100,9 +102,9 @@ def test_a_bernoulli_likelihood_of_grey_pixels_is_refused_as_a_probability():
 @pytest.mark.parametrize("value", [1.5, -2.0, np.nan])
 def test_pixels_out_of_range_are_refused_before_anything_runs(value):
     model = vae(NET, NET, 1)
-    model.check(Batch(np.float32([[1.0], [-1.0]])))
+    model.game.check(Batch(np.float32([[1.0], [-1.0]])))
     with pytest.raises(InputError, match="takes -1 to 1"):
-        model.check(Batch(np.float32([[0.0], [value]])))
+        model.game.check(Batch(np.float32([[0.0], [value]])))
     check_support(gaussian(), np.float32([[value]]))  # a density of all reals
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import losses_of
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -21,7 +22,7 @@ KEYS = jax.random.split(jax.random.key(0), 20_000)
 
 
 def weigh(model):
-    return jax.jit(model.log_weights, static_argnums=4)
+    return jax.jit(model.density.log_p, static_argnums=4)
 
 
 def density(z):
@@ -60,7 +61,7 @@ def networks(latent=2):
 def test_a_mixture_of_one_standard_component_is_the_standard_prior():
     encoder, decoder, batch = networks()
     plain, mixed = (vae(encoder, decoder, 2, prior=prior) for prior in (None, priors.mixture(1)))
-    params, extra = mixed.init(jax.random.key(1), batch)
+    params, extra = mixed.game.init(jax.random.key(1), batch)
     params["vae"]["prior"]["mean"] = jnp.zeros((1, 2))
     keys = KEYS[:5]
     bare = {"vae": {**params["vae"], "prior": {}}}
@@ -69,25 +70,25 @@ def test_a_mixture_of_one_standard_component_is_the_standard_prior():
     )
     # the closed form of the KL and its estimate by samples: the same in the mean
     many = Batch(jnp.repeat(batch.x[:1], 4000, axis=0))
-    closed = jax.jit(plain.losses["vae"])(bare, extra, KEYS[:4000], many)[1][0]["kl"]
-    drawn = np.float64(jax.jit(mixed.losses["vae"])(params, extra, KEYS[:4000], many)[1][0]["kl"])
+    closed = jax.jit(losses_of(plain)["vae"])(bare, extra, KEYS[:4000], many)[1][0]["kl"]
+    drawn = np.float64(jax.jit(losses_of(mixed)["vae"])(params, extra, KEYS[:4000], many)[1][0]["kl"])
     assert abs(drawn.mean() - float(closed[0])) < 5 * drawn.std() / np.sqrt(4000)
 
 
 def test_the_vamp_prior_is_the_encoder_s_mixture_over_its_pseudo_inputs():
     encoder, decoder, batch = networks()
     model = vae(encoder, decoder, 2, prior=priors.vamp(3))
-    params, extra = model.init(jax.random.key(1), batch)
+    params, extra = model.game.init(jax.random.key(1), batch)
     u = jnp.float32(RNG.uniform(-1, 1, (3, 4, 4, 1)))
     params["vae"]["prior"]["inputs"] = u
-    z = jax.jit(model.prior)(params, extra, KEYS)
+    z = jax.jit(model.prior)(params, extra, KEYS, None)
     codes = jax.jit(model.encode)(params, extra, u, None)
     np.testing.assert_allclose(z.mean(0), codes.mean(0), atol=0.05)
 
     @jax.jit
     def prior_loss(inputs):
         own = {"vae": {**params["vae"], "prior": {"inputs": inputs}}}
-        return jnp.mean(model.losses["vae"](own, extra, KEYS[:5], batch)[0])
+        return jnp.mean(losses_of(model)["vae"](own, extra, KEYS[:5], batch)[0])
 
     outside = u.at[0, 0, 0, 0].set(1.5)  # read as 1, yet it feels the gradient that brings it back
     np.testing.assert_allclose(prior_loss(outside), prior_loss(u.at[0, 0, 0, 0].set(1.0)), rtol=1e-6)

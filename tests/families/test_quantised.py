@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _functions import drawn, losses_of, mapped
 
 from jaxgen import checkpoint, parallel, training
 from jaxgen.families import fsq, vq, vq_vae
 from jaxgen.losses.likelihood import categorical, gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.codes import PixelCNN
-from jaxgen.types import Batch, InputError
+from jaxgen.types import Batch, InputError, turn
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 64)
@@ -39,7 +40,7 @@ def clusters():
 @partial(jax.jit, static_argnums=(0, 3))
 def learned(q, state, u, steps):
     def body(i, state):
-        return q.learn(state, jax.vmap(jax.random.fold_in, (0, None))(KEYS[: u.shape[0]], i), u).state
+        return q.learn(state, turn(jax.vmap(jax.random.fold_in, (0, None))(KEYS[: u.shape[0]], i)), u).state
 
     return jax.lax.fori_loop(0, steps, body, state)
 
@@ -54,7 +55,7 @@ def test_vq_takes_the_nearest_code():
     state = q.init(KEY)
     book = np.asarray(q.vectors(state, jnp.arange(17)), np.float64)
     squared = np.sum((np.float64(u)[..., None, :] - book) ** 2, axis=-1)
-    got = q.learn(state, KEYS[:5], u)
+    got = q.learn(state, turn(KEYS[:5]), u)
     np.testing.assert_array_equal(q.nearest(state, u), squared.argmin(-1))
     np.testing.assert_array_equal(got.index, squared.argmin(-1))
     np.testing.assert_allclose(got.vectors, book[squared.argmin(-1)], rtol=1e-6)
@@ -109,14 +110,13 @@ def test_parts_of_a_minibatch_mapped_by_hand_learn_what_the_whole_learns(cluster
     u, q = clusters[0], vq(8, 2)
     state = q.init(KEY)
     for _ in range(2):  # the first step draws every code anew
-        whole = q.learn(state, KEYS, u)
-        parts = jax.vmap(q.learn, in_axes=(None, 0, 0), axis_name="data")(
-            state, KEYS.reshape(2, 32), u.reshape(2, 32, 4, 4, 2)
-        )
-        for ours, theirs in zip(jax.tree.leaves(parts.state), jax.tree.leaves(whole.state), strict=True):
+        full = q.learn(state, turn(KEYS), u)
+        learn = jax.vmap(lambda keys, u, state=state: q.learn(state, mapped(keys), u), axis_name="data")
+        parts = learn(KEYS.reshape(2, 32), u.reshape(2, 32, 4, 4, 2))
+        for ours, theirs in zip(jax.tree.leaves(parts.state), jax.tree.leaves(full.state), strict=True):
             np.testing.assert_allclose(ours, np.stack([theirs] * 2), rtol=1e-5)
-        np.testing.assert_array_equal(parts.index.reshape(whole.index.shape), whole.index)
-        state = whole.state
+        np.testing.assert_array_equal(parts.index.reshape(full.index.shape), full.index)
+        state = full.state
 
 
 @pytest.mark.parametrize("levels", [(3,), (4, 3), (8, 5, 5, 5), (7, 6)])
@@ -157,7 +157,7 @@ def levels(gain):
 
 def counted(gain):
     model = vq_vae(AS_IT_IS, levels(gain), CODE, network(PixelCNN(3, 6, 2)), (2, 2), likelihood=categorical(3))
-    params, extra = model.init(KEY, IMAGES)
+    params, extra = model.game.init(KEY, IMAGES)
     params["prior"] = jax.tree.map(lambda a: 4.0 * a, params["prior"])  # far from uniform
     return model, params, extra
 
@@ -166,7 +166,7 @@ def counted(gain):
 def probabilities():
     """p(c) of the 81 grids."""
     model, params, extra = counted(1.0)
-    nats = jax.jit(model.losses["prior"])(params, extra, KEYS, IMAGES)[0]
+    nats = jax.jit(losses_of(model)["prior"])(params, extra, KEYS, IMAGES)[0]
     return np.exp(-np.float64(nats))
 
 
@@ -179,19 +179,19 @@ def test_samples_follow_the_prior(probabilities):
     model, params, extra = counted(1.0)
     n = 20_000
     draw = jax.jit(model.prior)
-    z = draw(params, extra, jax.random.split(KEY, n))
+    z = draw(params, extra, jax.random.split(KEY, n), None)
     assert z.shape == (n, 2, 2, 1)
-    number = np.asarray(CODE.nearest(extra["codes"], z)).reshape(n, 4) @ [27, 9, 3, 1]
+    number = np.asarray(CODE.nearest(extra["vq_vae"]["codes"], z)).reshape(n, 4) @ [27, 9, 3, 1]
     counts, want = np.bincount(number, minlength=81), n * probabilities
     # chi-square of 80 degrees of freedom: mean 80, variance 160
     assert np.sum((counts - want) ** 2 / want) < 80 + 5 * np.sqrt(160)
-    np.testing.assert_array_equal(draw(params, extra, jax.random.split(KEY, n)[5:8]), z[5:8])
+    np.testing.assert_array_equal(draw(params, extra, jax.random.split(KEY, n)[5:8], None), z[5:8])
 
 
 @pytest.mark.parametrize("gain", [0.0, 2.0, 100.0])
 def test_the_bound_is_below_the_evidence_and_is_it_where_the_decoder_is_sure(gain, probabilities):
     model, params, extra = counted(gain)
-    log_w = np.asarray(model.log_weights(params, extra, KEYS, IMAGES, 3))
+    log_w = np.asarray(model.density.log_p(params, extra, KEYS, IMAGES, 3))
     assert log_w.shape == (81, 3) and np.all(log_w <= 0.0)
     np.testing.assert_array_equal(log_w, np.repeat(log_w[:, :1], 3, axis=1))
     # p(x) = sum_c p(c) p(x | c), and of 81 images the evidence adds up to 1
@@ -204,9 +204,9 @@ def test_the_bound_is_below_the_evidence_and_is_it_where_the_decoder_is_sure(gai
         np.testing.assert_allclose(np.exp(log_w[:, 0]), evidence, rtol=1e-3)
 
 
-def test_predict_decodes_the_nearest_codes():
+def test_any_vectors_are_decoded_as_the_nearest_codes():
     model, params, extra = counted(100.0)
-    predict = model.predict(params, extra, None)
+    predict = drawn(model, params, extra, None)
     np.testing.assert_allclose(predict(model.encode(params, extra, GRIDS, None), jnp.ones(())), GRIDS, atol=1e-5)
     np.testing.assert_allclose(predict(0.7 * GRIDS, jnp.ones(())), GRIDS, atol=1e-5)
 
@@ -230,19 +230,19 @@ def linear(quantiser):
         likelihood=gaussian(1.0),
     )  # fmt: skip
     x = Batch(normal(16, 2, 2, 3))
-    return model, x, *model.init(KEY, x)
+    return model, x, *model.game.init(KEY, x)
 
 
 def gradient(model, player, params, extra, x):
     def mean(params):
-        return jnp.mean(model.losses[player](params, extra, KEYS[:16], x)[0])
+        return jnp.mean(losses_of(model)[player](params, extra, KEYS[:16], x)[0])
 
     return jax.jit(jax.grad(mean))(params)
 
 
 def test_the_gradient_goes_straight_through_the_quantiser():
     model, x, params, extra = linear(vq(7, 3, commitment=0.0, restart=0.0))
-    own = gradient(model, "vq_vae", params, extra, x)["vq_vae"]
+    own = gradient(model, "vq_vae", params, extra, x)["vq_vae"]["vq_vae"]
     e = model.encode(params, extra, x.x, None)
     at_code = -jnp.mean(jnp.sum((x.x - e @ W) @ W.T, axis=(1, 2)), axis=0)  # d loss / d z, at the codes
     np.testing.assert_allclose(own["decoder"]["b"], at_code, rtol=1e-4, atol=1e-5)
@@ -252,24 +252,26 @@ def test_the_gradient_goes_straight_through_the_quantiser():
 @pytest.mark.parametrize("quantiser", [vq(7, 3), fsq((4, 3, 5))], ids=["vq", "fsq"])
 def test_a_loss_moves_its_own_player_alone(quantiser):
     model, x, params, extra = linear(quantiser)
-    extra = model.losses["vq_vae"](params, extra, KEYS[:16], x)[1][1]  # the codebook is born
+    extra = losses_of(model)["vq_vae"](params, extra, KEYS[:16], x)[1][1]  # the codebook is born
     for player, other in (("vq_vae", "prior"), ("prior", "vq_vae")):
         grads = gradient(model, player, params, extra, x)
         assert all(np.all(np.asarray(g) == 0.0) for g in jax.tree.leaves(grads[other]))
         assert all(np.any(np.asarray(g) != 0.0) for g in jax.tree.leaves(grads[player]))
-    _, after = model.losses["prior"](params, extra, KEYS[:16], x)[1]
-    for ours, theirs in zip(jax.tree.leaves(after["codes"]), jax.tree.leaves(extra["codes"]), strict=True):
+    _, after = losses_of(model)["prior"](params, extra, KEYS[:16], x)[1]
+    for ours, theirs in zip(
+        jax.tree.leaves(after["vq_vae"]["codes"]), jax.tree.leaves(extra["vq_vae"]["codes"]), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_codebook(tmp_path):
     model, x, _, _ = linear(vq(7, 3))
-    optimizers, place = {player: optax.adam(1e-2) for player in model.losses}, parallel.layout("one")
-    init = partial(training.init_state, model, optimizers, KEY, x)
+    optimizers, place = {player: optax.adam(1e-2) for player in model.game.losses}, parallel.layout("one")
+    init = partial(training.init_state, model.game, optimizers, KEY, x)
     shapes = parallel.template(place, init)
-    run = parallel.compile_step(place, partial(training.make_step, model, optimizers), shapes)
+    run = parallel.compile_step(place, partial(training.make_step, model.game, optimizers), shapes)
     batches = Batch(RNG.integers(0, 256, (6, 1, 1, 16, 2, 2, 3)).astype(np.uint8))
-    whole, _ = run(parallel.create(shapes, init), batches, np.int32(6))
+    full, _ = run(parallel.create(shapes, init), batches, np.int32(6))
     half, _ = run(parallel.create(shapes, init), batches, np.int32(2))
     store = checkpoint.open_store(tmp_path / "checkpoints")
     checkpoint.save(store, half, 2)
@@ -277,15 +279,15 @@ def test_a_run_that_was_interrupted_ends_with_the_same_codebook(tmp_path):
     half, _ = checkpoint.restore(store, shapes)
     checkpoint.close(store)
     parts, _ = run(half, Batch(np.roll(batches.x, -2, axis=0)), np.int32(4))
-    for ours, theirs in zip(jax.tree.leaves(parts.extra), jax.tree.leaves(whole.extra), strict=True):
+    for ours, theirs in zip(jax.tree.leaves(parts.extra), jax.tree.leaves(full.extra), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert np.any(np.asarray(model.encode(whole.params, whole.extra, x.x, None)) != 0.0)
+    assert np.any(np.asarray(model.encode(full.params, full.extra, x.x, None)) != 0.0)
 
 
 def test_networks_that_do_not_fit_are_refused():
     prior, encoder, decoder = network(PixelCNN(7, 4, 1)), shifting(V), shifting(W)
     x = Batch(normal(2, 2, 2, 3))
-    for model, told in (
+    for model, words in (
         (vq_vae(encoder, decoder, vq(7, 3), prior, (2, 1)), r"the encoder gives \(2, 2, 3\), .* \(2, 1, 3\)"),
         (
             vq_vae(encoder, shifting(V[:, :2]), vq(7, 3), prior, (2, 2)),
@@ -293,8 +295,8 @@ def test_networks_that_do_not_fit_are_refused():
         ),
         (vq_vae(encoder, decoder, vq(9, 3), prior, (2, 2)), r"the prior gives \(2, 2, 7\), .* \(2, 2, 9\)"),
     ):
-        with pytest.raises(InputError, match=told):
-            model.init(KEY, x)
+        with pytest.raises(InputError, match=words):
+            model.game.init(KEY, x)
     for wrong in (lambda: vq(1, 3), lambda: vq(4, 3, decay=1.0), lambda: vq(4, 3, restart=1.5), lambda: fsq((2, 3))):
         with pytest.raises(InputError):
             wrong()

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import drawn, losses_of
 from scipy import stats
 
+from jaxgen.conditions import labels
 from jaxgen.families import vae
 from jaxgen.losses.evidence import elbo, info, iwae, tc
 from jaxgen.losses.likelihood import bernoulli, gaussian, learned_gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import Batch, InputError, labels
+from jaxgen.types import Batch, InputError
 
 SIGMA, LATENT, DIMS = 0.6, 2, 4
 RNG = np.random.default_rng(0)
@@ -26,7 +28,7 @@ KEYS = jax.random.split(jax.random.key(0), MANY)
 
 
 def squashed(log_var):
-    """What the encoder has to say for the family to read `log_var`: the inverse of 15 tanh(. / 15)."""
+    """The encoder output that the family reads as `log_var`: the inverse of 15 tanh(. / 15)."""
     return 15 * np.arctanh(log_var / 15)
 
 
@@ -36,9 +38,9 @@ def affine(params, stats, x, condition=None, train=False):
 
 LINEAR = Network(init=lambda key, *inputs: ({}, {}), apply=affine)
 MODEL = vae(LINEAR, LINEAR, LATENT, likelihood=gaussian(SIGMA))
-EXTRA = {"encoder": {}, "decoder": {}, "step": jnp.zeros((), jnp.int32)}
-LOSS = jax.jit(MODEL.losses["vae"])
-LOG_WEIGHTS = jax.jit(MODEL.log_weights, static_argnums=4)
+EXTRA = {"encoder": {}, "decoder": {}}
+LOSS = jax.jit(losses_of(MODEL)["vae"])
+LOG_WEIGHTS = jax.jit(MODEL.density.log_p, static_argnums=4)
 
 
 def parameters(mean_gain=1.0, log_var_shift=0.0):
@@ -80,7 +82,7 @@ def test_the_loss_is_distortion_and_beta_times_kl():
     x = Batch(jnp.asarray(RNG.normal(size=(MANY, DIMS)), jnp.float32))
     params, plain = parameters(), LOSS(parameters(), EXTRA, KEYS, x)
     heavy = vae(LINEAR, LINEAR, LATENT, likelihood=gaussian(SIGMA), objective=elbo(beta=4.0))
-    loss, (metrics, _) = jax.jit(heavy.losses["vae"])(params, EXTRA, KEYS, x)
+    loss, (metrics, _) = jax.jit(losses_of(heavy)["vae"])(params, EXTRA, KEYS, x)
     np.testing.assert_allclose(loss, metrics["distortion"] + 4 * metrics["kl"], rtol=1e-5)
     np.testing.assert_allclose(plain[0], metrics["distortion"] + metrics["kl"], rtol=1e-5)
     assert np.all(metrics["kl"] >= 0)
@@ -89,18 +91,18 @@ def test_the_loss_is_distortion_and_beta_times_kl():
 def test_the_noise_belongs_to_the_example():
     x = Batch(jnp.asarray(RNG.normal(size=(6, DIMS)), jnp.float32))
     wrong = parameters(0.7)  # at the exact posterior every weight is p(x), whatever the noise
-    whole = LOG_WEIGHTS(wrong, EXTRA, KEYS[:6], x, 2)
+    full = LOG_WEIGHTS(wrong, EXTRA, KEYS[:6], x, 2)
     part = LOG_WEIGHTS(wrong, EXTRA, KEYS[4:6], Batch(x.x[4:]), 2)
-    np.testing.assert_allclose(part, whole[4:], rtol=1e-5)
-    assert np.all(LOG_WEIGHTS(wrong, EXTRA, KEYS[6:12], x, 2) != whole)
+    np.testing.assert_allclose(part, full[4:], rtol=1e-5)
+    assert np.all(LOG_WEIGHTS(wrong, EXTRA, KEYS[6:12], x, 2) != full)
 
 
-def test_encode_is_the_posterior_s_mean_and_predict_the_likelihood_s():
+def test_encode_is_the_posterior_s_mean_and_decode_the_likelihood_s():
     x = jnp.asarray(0.1 * RNG.normal(size=(5, DIMS)) + B, jnp.float32)
     params = parameters()
     z = MODEL.encode(params, EXTRA, x, None)
     np.testing.assert_allclose(z, (x - B) @ (W * VAR / SIGMA**2), rtol=1e-4, atol=1e-5)
-    mean = MODEL.predict(params, EXTRA, None)(z, jnp.ones(()))
+    mean = drawn(MODEL, params, EXTRA, None)(z, jnp.ones(()))
     np.testing.assert_allclose(mean, z @ W.T + B, rtol=1e-4, atol=1e-5)
 
 
@@ -122,7 +124,7 @@ def test_extreme_encoder_outputs_give_neither_nan_nor_infinity(likelihood, objec
     @jax.jit
     @jax.value_and_grad
     def mean_loss(params):
-        return jnp.mean(model.losses["vae"](params, EXTRA, KEYS[:3], x)[0])
+        return jnp.mean(losses_of(model)["vae"](params, EXTRA, KEYS[:3], x)[0])
 
     for mu, log_var in itertools.product((-1e6, 0.0, 1e6), (-1e6, 0.0, 1e6)):
         params["vae"]["encoder"]["b"] = np.float32([mu, -mu, log_var, log_var])
@@ -131,13 +133,13 @@ def test_extreme_encoder_outputs_give_neither_nan_nor_infinity(likelihood, objec
 
 def test_an_ordinary_log_variance_is_hardly_squashed():
     # |log variance| of 3 is read to within 1.5 %, with its sign
-    for said in (-3.0, -1.0, 0.0, 1.0, 3.0):
+    for given in (-3.0, -1.0, 0.0, 1.0, 3.0):
         params = parameters()
-        params["vae"]["encoder"] = {"w": jnp.zeros((DIMS, 4)), "b": jnp.array([0.0, 0.0, said, said])}
+        params["vae"]["encoder"] = {"w": jnp.zeros((DIMS, 4)), "b": jnp.array([0.0, 0.0, given, given])}
         kl = LOSS(params, EXTRA, KEYS[:1], Batch(jnp.zeros((1, DIMS))))[1][0]["kl"]
-        read = 15 * np.tanh(said / 15)
+        read = 15 * np.tanh(given / 15)
         np.testing.assert_allclose(kl, [np.exp(read) - 1 - read], rtol=1e-4, atol=1e-6)
-        assert abs(read - said) <= 0.015 * abs(said)
+        assert abs(read - given) <= 0.015 * abs(given)
 
 
 def test_networks_get_the_condition_and_the_training_mode():
@@ -150,10 +152,10 @@ def test_networks_get_the_condition_and_the_training_mode():
     model = vae(Network(LINEAR.init, apply), Network(LINEAR.init, apply), LATENT, condition=labels(3))
     x, label, params = jnp.zeros((2, 4)), jnp.array([0, 2]), {"vae": {"encoder": {}, "decoder": {}, "prior": {}}}
     for call in (
-        lambda keys: model.losses["vae"](params, EXTRA, keys, Batch(x, label)),
-        lambda keys: model.log_weights(params, EXTRA, keys, Batch(x, label), 1),
+        lambda keys: losses_of(model)["vae"](params, EXTRA, keys, Batch(x, label)),
+        lambda keys: model.density.log_p(params, EXTRA, keys, Batch(x, label), 1),
         lambda keys: model.encode(params, EXTRA, x, label),
-        lambda keys: model.predict(params, EXTRA, label)(model.prior(params, EXTRA, keys), jnp.ones(())),
+        lambda keys: drawn(model, params, EXTRA, label)(model.prior(params, EXTRA, keys, None), jnp.ones(())),
     ):
         call(KEYS[:2])
     assert all(np.array_equal(condition, label) for condition, _ in seen)
@@ -166,13 +168,13 @@ def test_the_running_statistics_of_both_networks_come_back():
 
     net = Network(LINEAR.init, counting)
     model = vae(net, net, LATENT, likelihood=gaussian(SIGMA))
-    extra = {"encoder": {"n": 0}, "decoder": {"n": 5}, "step": 0}
-    _, (_, after) = jax.jit(model.losses["vae"])(parameters(), extra, KEYS[:2], Batch(jnp.zeros((2, DIMS))))
-    assert after == {"encoder": {"n": 1}, "decoder": {"n": 6}, "step": 1}
+    extra = {"encoder": {"n": 0}, "decoder": {"n": 5}}
+    _, (_, after) = jax.jit(losses_of(model)["vae"])(parameters(), extra, KEYS[:2], Batch(jnp.zeros((2, DIMS))))
+    assert after == {"encoder": {"n": 1}, "decoder": {"n": 6}}
 
 
 def test_the_prior_is_standard_normal():
-    z = np.float64(MODEL.prior(parameters(), EXTRA, KEYS))
+    z = np.float64(MODEL.prior(parameters(), EXTRA, KEYS, None))
     assert z.shape == (MANY, LATENT)
     assert np.all(np.abs(z.mean(0)) < 5 / np.sqrt(MANY)) and np.all(np.abs(z.var(0) - 1) < 5 * np.sqrt(2 / MANY))
     assert abs(np.mean(z[:, 0] * z[:, 1])) < 5 / np.sqrt(MANY)
@@ -188,4 +190,4 @@ def test_a_decoder_that_does_not_fit_its_likelihood_is_refused():
     encoder, decoder = network(MLP((2 * 2,), (8,))), network(MLP(shape, (8,)))
     model = vae(encoder, decoder, 2, likelihood=learned_gaussian())
     with pytest.raises(InputError, match=r"the decoder gives \(4, 4, 1\), the likelihood needs \(4, 4, 2\)"):
-        model.init(jax.random.key(0), Batch(jnp.zeros((3, *shape))))
+        model.game.init(jax.random.key(0), Batch(jnp.zeros((3, *shape))))

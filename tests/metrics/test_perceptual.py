@@ -10,15 +10,17 @@ import pytest
 from jax.tree_util import Partial
 from scipy.special import gammaln
 
+from jaxgen.conditions import labels
 from jaxgen.families.autoencoder import autoencoder
-from jaxgen.losses.perceptual import lpips, perceptual
+from jaxgen.losses.perceptual import perceptual
 from jaxgen.metrics.features import Extractor, pixels
-from jaxgen.metrics.paths import code_distance, path_lengths, perceptual_path_length, squared_distance
+from jaxgen.metrics.lpips import lpips
+from jaxgen.metrics.paths import feature_distance, path_lengths, perceptual_path_length, squared_distance
 from jaxgen.metrics.quality import distances, psnr, reconstruction_error, ssim
 from jaxgen.nets import Network
 from jaxgen.nets.lpips import TRUNKS, least_size
 from jaxgen.sampling import lerp
-from jaxgen.types import Batch, InputError, Model, TrainState, labels, normal, one_shot
+from jaxgen.types import Batch, Game, InputError, Model, Prediction, TrainState, normal, one_shot, turn
 
 RNG = np.random.default_rng(0)
 
@@ -151,7 +153,7 @@ def test_its_gradient_is_the_slope_of_the_distance():
 
 
 def linear_pair(side, latent):
-    """An encoder that says which of the images it is and a decoder that has learnt nothing, linear and tiny."""
+    """An encoder that identifies each image and a decoder that has learnt nothing, linear and tiny."""
     encoder = Network(lambda key, x: ({}, {}), lambda p, s, x, train=False: (x[:, 0, :latent, 0], s))
     shape = latent, side * side
     decoder = Network(
@@ -165,21 +167,21 @@ def test_an_autoencoder_learns_with_it():
     x = images(4, channels=1).at[:, 0, :4, 0].set(jnp.eye(4))
     model = autoencoder(*linear_pair(32, 4), 4, likelihood=perceptual(ALEX, weight=1.0))
     batch, keys = Batch(x), jax.random.split(jax.random.key(0), 4)
-    params, extra = model.init(jax.random.key(1), batch)
+    params, extra = model.game.init(jax.random.key(1), batch)
 
     @jax.jit
     def step(params):
         def loss(p):
-            return jnp.mean(model.losses["autoencoder"](p, extra, keys, batch)[0])
+            return jnp.mean(model.game.losses["autoencoder"](p, extra, turn(keys), batch)[0])
 
         value, gradient = jax.value_and_grad(loss)(params)
         return value, jax.tree.map(lambda p, g: p - 0.3 * g, params, gradient)
 
-    seen = []
+    values = []
     for _ in range(15):
         value, params = step(params)
-        seen.append(float(value))
-    assert np.all(np.isfinite(seen)) and seen[-1] < 0.5 * seen[0] and model.log_weights is None
+        values.append(float(value))
+    assert np.all(np.isfinite(values)) and values[-1] < 0.5 * values[0] and model.density is None
 
 
 def test_a_perceptual_likelihood_is_the_squared_error_and_so_many_pixels_times_the_distance():
@@ -260,7 +262,7 @@ def test_bright_images_lose_no_digits():
     np.testing.assert_allclose(ssim(x[:, :11, :11], y[:, :11, :11]), exact.mean(-1), atol=1e-6)
 
 
-def test_images_smaller_than_the_window_are_refused_and_another_window_is_for_the_user_to_say():
+def test_images_smaller_than_the_window_are_refused_and_another_window_is_for_the_user_to_choose():
     x = images(1, 8, 12)
     with pytest.raises(InputError, match="8 x 12 are smaller: enlarge them, or give window=7"):
         ssim(x, x)
@@ -288,8 +290,8 @@ def test_distances_of_a_data_set_s_images_are_those_of_the_images():
 
 def test_reconstructions_are_measured_with_any_distance():
     encode = lambda params, extra, x, condition: x  # noqa: E731
-    model = MODEL._replace(encode=encode, predict=lambda params, extra, condition: lambda z, t: 0.5 * z)
-    model = model._replace(prior=lambda params, extra, keys: normal(keys, (32, 32, 3)))
+    model = MODEL._replace(encode=encode, predict=lambda params, extra, condition: lambda z, t: Prediction(0.5 * z))
+    model = model._replace(prior=lambda params, extra, keys, condition: normal(keys, (32, 32, 3)))
     x = images(3)
     for distance in (psnr, ssim):
         np.testing.assert_allclose(reconstruction_error(model, STATE, x, distance=distance), distance(x, x / 2), 1e-4)
@@ -304,11 +306,14 @@ TRACE = float(np.sum(A.astype(np.float64) ** 2))
 
 def predict(params, extra, condition):
     factor = 1.0 if condition is None else (1.0 + condition)[:, None, None, None]
-    return lambda z, t: factor * (z @ params["a"]).reshape(-1, SIDE, SIDE, 1)
+    return lambda z, t: Prediction(factor * (z @ params["a"]).reshape(-1, SIDE, SIDE, 1))
+
+
+GAME = Game(lambda key, batch: ({}, {}), {})
 
 
 def model_of(latent):
-    return Model(lambda key, batch: ({}, {}), {}, lambda p, e, keys: normal(keys, (latent,)), predict, one_shot)
+    return Model(GAME, lambda p, e, keys, c: normal(keys, (latent,)), predict, one_shot)
 
 
 MODEL = model_of(LATENT)
@@ -360,7 +365,7 @@ def half(a):
 
 def rounded(kind):
     def predict(params, extra, condition):
-        return lambda z, t: (kind(z) @ kind(params["a"])).astype(jnp.float32).reshape(-1, SIDE, SIDE, 1)
+        return lambda z, t: Prediction((kind(z) @ kind(params["a"])).astype(jnp.float32).reshape(-1, SIDE, SIDE, 1))
 
     return MODEL._replace(predict=predict)
 
@@ -387,15 +392,15 @@ def test_which_step_is_safe_in_which_precision(kind, epsilon, least, most):
 def test_a_step_that_rounding_or_jumps_outweigh_is_refused():
     for model, epsilon, fits in [(MODEL, 1e-4, True), (rounded(half), 1e-4, False), (rounded(half), 0.05, True)]:
         if fits:
-            told = perceptual_path_length(model, STATE, squared_distance, n=200, epsilon=epsilon).how
-            assert float(told.split("median ")[1].split(" ")[0]) == pytest.approx(1.0, abs=0.1)
+            how = perceptual_path_length(model, STATE, squared_distance, n=200, epsilon=epsilon).how
+            assert float(how.split("median ")[1].split(" ")[0]) == pytest.approx(1.0, abs=0.1)
         else:
             with pytest.raises(InputError, match="give a larger epsilon"):
                 perceptual_path_length(model, STATE, squared_distance, n=200, epsilon=epsilon)
     with pytest.raises(InputError, match="diverged"):
         perceptual_path_length(rounded(lambda a: a / 0.0), STATE, squared_distance, n=20)
     stairs = jnp.linspace(0, 1, 256)[:, None]  # the number of jumps on the way grows with its length, not the square
-    jumps = MODEL._replace(predict=lambda p, e, c: lambda z, t: jnp.round((z @ p["a"])[:, None] + stairs))
+    jumps = MODEL._replace(predict=lambda p, e, c: lambda z, t: Prediction(jnp.round((z @ p["a"])[:, None] + stairs)))
     with pytest.raises(InputError, match=r"is (3\.\d+|4|4\.\d+) times"):
         perceptual_path_length(jumps, STATE, squared_distance, n=200, epsilon=2e-3)
 
@@ -404,11 +409,13 @@ def test_a_path_is_a_matter_of_its_seed_and_number():
     def found(n, **options):
         return path_lengths(MODEL, STATE, squared_distance, n=n, epsilon=0.01, **options)
 
-    whole = found(40)
-    rows = jax.sharding.NamedSharding(jax.make_mesh((jax.device_count(),), ("d",)), jax.sharding.PartitionSpec("d"))
+    full = found(40)
+    auto = (jax.sharding.AxisType.Auto,)  # as `parallel.layout` makes them
+    mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=auto)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
     for other in (found(40, batch=7), found(23, batch=64), found(40, sharding=rows)):
-        np.testing.assert_allclose(other, whole[: len(other)], rtol=1e-3)
-    assert np.abs(found(40, seed=1) / whole - 1).min() > 1e-3
+        np.testing.assert_allclose(other, full[: len(other)], rtol=1e-3)
+    assert np.abs(found(40, seed=1) / full - 1).min() > 1e-3
 
 
 def test_both_ends_have_the_condition():
@@ -433,18 +440,18 @@ def test_without_its_ends_the_mean_is_that_of_the_others_and_its_error_that_of_m
     assert np.mean([one.error for one in found]) == pytest.approx(spread, rel=0.25)
 
 
-def test_codes_measure_the_unrounded_image():
+def test_features_measure_the_unrounded_image():
     w = jnp.asarray(RNG.normal(size=(SIDE * SIDE, 5)), jnp.float32)
     apply = Partial(lambda w, x: (x.reshape(x.shape[0], -1).astype(jnp.float32) @ w, None), w)
     example = RNG.integers(0, 256, (2, SIDE, SIDE, 1), dtype=np.uint8)
-    d = code_distance(Extractor("linear", "0", apply), example)
+    d = feature_distance(Extractor("linear", "0", apply), example)
     small = STATE._replace(params={"a": jnp.asarray(A / 4)})  # inside [-1, 1], beyond which levels are clipped
     found = perceptual_path_length(MODEL, small, d, n=2000, batch=500, trim=0.0, path=lerp)
     near(found, 2 * float(np.sum((127.5 * (A / 4).astype(np.float64) @ np.asarray(w, np.float64)) ** 2)))
     rounding = Partial(lambda x: (jnp.round(x.reshape(x.shape[0], -1).astype(jnp.float32)), None))
     for deaf in (pixels(), Extractor("rounded", "0", rounding)):
-        with pytest.raises(InputError, match=f"{deaf.name} takes whole grey levels only"):
-            code_distance(deaf, example)
+        with pytest.raises(InputError, match=f"{deaf.name} takes integer grey levels only"):
+            feature_distance(deaf, example)
 
 
 def test_steps_and_shares_that_mean_nothing_are_refused():
@@ -457,3 +464,36 @@ def test_steps_and_shares_that_mean_nothing_are_refused():
     ]:
         with pytest.raises(InputError, match=message):
             length(**options)
+
+
+def test_images_of_a_code_are_decoded_before_they_are_measured():
+    """A model whose sampler gives a code: G = 3 A z, nine times the squared length, and both ends share their noise."""
+
+    def decode(params, extra, keys, x0, condition):
+        return 3.0 * x0 + jax.vmap(lambda key: jax.random.normal(key, (SIDE, SIDE, 1)))(keys)
+
+    options = {"n": 30, "epsilon": 0.1, "path": lerp, "batch": 8}
+    plain = path_lengths(MODEL, STATE, squared_distance, **options)
+    found = path_lengths(MODEL._replace(decode=decode), STATE, squared_distance, **options)
+    np.testing.assert_allclose(found, 9 * plain, rtol=1e-3)
+
+
+def test_a_latent_of_integers_has_no_path():
+    grids = MODEL._replace(prior=lambda p, e, keys, c: jnp.zeros((len(keys), LATENT), jnp.int32))
+    with pytest.raises(InputError, match="integers"):
+        path_lengths(grids, STATE, squared_distance, n=4)
+
+
+def test_a_distance_of_a_network_is_measured_at_full_precision():
+    precisions = []
+
+    def distance(x, y):
+        precisions.append(jax.config.jax_default_matmul_precision)
+        return jnp.zeros(len(x))
+
+    model = MODEL._replace(encode=lambda params, extra, x, condition: x.reshape(len(x), -1))
+    x = np.zeros((2, SIDE, SIDE, 1), np.uint8)
+    distances(distance, x, x)
+    path_lengths(MODEL, STATE, distance, n=2)
+    reconstruction_error(model, STATE, x, distance=distance)
+    assert len(precisions) == 3 and set(precisions) == {"highest"}

@@ -1,5 +1,9 @@
-"""The scores of two sets of codes: closed forms, brute force, known cases, and errors that are as large as they say."""
+"""The scores of two sets of features: closed forms, brute force, known cases, and calibrated errors."""
 
+import subprocess
+import sys
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +11,9 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
 
+from jaxgen.metrics import kernel, neighbours
 from jaxgen.metrics.classes import class_coverage
-from jaxgen.metrics.estimate import Estimate, as_codes, deal, jackknife, mean_of, share_of
+from jaxgen.metrics.estimate import Estimate, as_features, deal, jackknife, mean_of, scaled, share_of
 from jaxgen.metrics.frechet import Gaussian, fid, fid_infinity, frechet_distance, gaussian, merge, without
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
@@ -48,6 +53,10 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert jackknife(left_out) == pytest.approx(x.std(ddof=1) / np.sqrt(50)) == pytest.approx(mean_of(x, "").error)
     assert jackknife(left_out, left_out) == pytest.approx(np.sqrt(2) * jackknife(left_out))
     assert np.isnan(jackknife()) and np.isnan(mean_of([1.0], "").error)
+    with np.errstate(all="raise"):
+        unknown = mean_of([1.0, np.inf], "")
+    assert unknown.value == np.inf and np.isnan(unknown.error)
+    assert scaled(Estimate(2.0, 0.5, ""), -3.0) == Estimate(-6.0, 1.5, "")
     hits = RNG.random(400) < 0.3
     assert share_of(hits, "x").error == pytest.approx(hits.std() / np.sqrt(400))
 
@@ -110,14 +119,14 @@ def test_frechet_distance_equals_scipys_square_root():
 
 
 def test_moments_add_and_take_away():
-    x = (1e3 + RNG.normal(size=(500, 7))).astype(np.float32)  # far from nought: a sum of squares would lose digits
+    x = (1e3 + RNG.normal(size=(500, 7))).astype(np.float32)  # far from zero: a sum of squares would lose digits
     exact = x.astype(np.float64)
     parts = [gaussian(x[i]) for i in (slice(0, 200), slice(200, 201), slice(201, 500)) if len(x[i]) > 1]
-    whole = merge(parts[0], gaussian(x[200:]))
-    for got in (gaussian(x), gaussian(x, batch=37), gaussian(jnp.asarray(x), batch=1), whole):
+    full = merge(parts[0], gaussian(x[200:]))
+    for got in (gaussian(x), gaussian(x, batch=37), gaussian(jnp.asarray(x), batch=1), full):
         np.testing.assert_allclose(got.mean, exact.mean(0), rtol=1e-13)
         np.testing.assert_allclose(got.cov, np.cov(exact.T), rtol=1e-9, atol=1e-9)
-    rest = without(whole, parts[0])
+    rest = without(full, parts[0])
     np.testing.assert_allclose(rest.cov, np.cov(exact[200:].T), rtol=1e-8, atol=1e-9)
     assert rest.n == 300 and merge(*parts).n == 499
     with pytest.raises(InputError, match="leave 0"):
@@ -187,7 +196,7 @@ def test_kid_is_the_double_sum_and_its_error_leaves_tenths_out():
 
 
 def test_kid_keeps_its_digits_where_the_kernel_is_large():
-    x, y = (np.abs(draw(400, 256, 0.4, 0.5)) for _ in range(2))  # like pooled features: positive, far from nought
+    x, y = (np.abs(draw(400, 256, 0.4, 0.5)) for _ in range(2))  # like pooled features: positive, far from zero
     gram = [(a.astype(np.float64) @ b.T.astype(np.float64) / 256 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     within = [(g.sum() - np.trace(g)) / (400 * 399) for g in gram[:2]]
     assert abs(kid(x, y).value - (sum(within) - 2 * gram[2].mean())) < 1e-7
@@ -358,7 +367,7 @@ def predictions(label, k, confidence=0.95):
 def test_classes_that_are_dropped_are_missed():
     reals, fakes = np.arange(1000) % 10, np.arange(600) % 6
     got = class_coverage(predictions(reals, 12), predictions(fakes, 12, 0.8))
-    assert got.reached.value == 6.0 and "of 10 classes" in got.reached.how  # two classes are nobody's
+    assert got.reached.value == 6.0 and "of 10 classes" in got.reached.how  # two classes have no image
     assert got.kl.value == pytest.approx(np.log(10 / 6), abs=0.01) and got.confident.value == 0.0
     same = class_coverage(predictions(reals, 12), predictions(reals, 12))
     assert (same.reached.value, same.confident.value) == (10.0, 1.0) and abs(same.kl.value) < 0.01
@@ -402,16 +411,16 @@ X, P = np.ones((50, 4)), np.full((50, 4), -np.log(4.0))
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda: fid(X, BAD), "code 19 of the fakes is not finite"),
+        (lambda: fid(X, BAD), "row 19 of the features of the fakes is not finite"),
         (lambda: kid(X, X[:, :3]), "reals have 4 dimensions and the fakes 3"),
         (lambda: fid(X, X[:, :3]), "reals have 4 dimensions and the fakes 3"),
-        (lambda: prdc(X, X[:11]), "11 codes of the fakes are too few: give at least 12"),
+        (lambda: prdc(X, X[:11]), "11 features of the fakes are too few: give at least 12"),
         (lambda: prdc(X, X, k_precision=0), "k must be at least 1"),
-        (lambda: kid(X, X[:9]), "9 codes of the fakes are too few"),
+        (lambda: kid(X, X[:9]), "9 features of the fakes are too few"),
         (lambda: kid(X, X, size=3), "subsets of 3"),
-        (lambda: fid(X, X[:3]), "3 codes of the fakes are too few: give at least 4"),
+        (lambda: fid(X, X[:3]), "3 features of the fakes are too few: give at least 4"),
         (lambda: fid(X, X, folds=1), "at least 2 folds"),
         (lambda: fid_infinity(X, gaussian(X)), "the fakes are a Gaussian"),
         (lambda: fid_infinity(X, X[:39]), "give at least 40, or fewer sizes"),
@@ -426,19 +435,42 @@ X, P = np.ones((50, 4)), np.full((50, 4), -np.log(4.0))
         (lambda: copying(X, X[:, :3], X), "dimensions"),
         (lambda: nearest(X, X, 51), "51 neighbours of 50 training examples"),
         (lambda: linear_probe(X, np.zeros(50, int), X, np.zeros(50, int)), "all training labels are the same"),
-        (lambda: linear_probe(X, np.arange(49), X, np.zeros(50, int)), "one whole number for each of 50"),
+        (lambda: linear_probe(X, np.arange(49), X, np.zeros(50, int)), "one integer for each of 50"),
         (lambda: linear_probe(X, np.arange(50), X, np.zeros(50)), "test labels are float64"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_in_one_line(call, said):
-    with pytest.raises(InputError, match=said) as refused:
+def test_what_cannot_be_scored_is_refused_in_one_line(call, message):
+    with pytest.raises(InputError, match=message) as refused:
         call()
     assert "\n" not in str(refused.value)
 
 
-def test_codes_of_any_floating_type_are_taken():
+def test_features_of_any_floating_type_are_taken():
     x, y = draw(60, 4), draw(60, 4, 1.2)
     for kind in (np.float16, jnp.bfloat16, np.float64):
         got = fid(jnp.asarray(x, kind) if kind is jnp.bfloat16 else x.astype(kind), y)
         assert got.value == pytest.approx(fid(x, y).value, rel=0.05)
-    assert as_codes(jnp.asarray(x, jnp.bfloat16), "set").dtype == np.float32
+    assert as_features(jnp.asarray(x, jnp.bfloat16), "set").dtype == np.float32
+
+
+def test_no_metric_imports_scikit_learn_before_it_needs_it():
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "import jaxgen.metrics\n"
+        "for found in pkgutil.iter_modules(jaxgen.metrics.__path__):\n"
+        "    importlib.import_module(f'jaxgen.metrics.{found.name}')\n"
+        "assert 'jaxgen.metrics.frechet' in sys.modules\n"
+        "print(*(name for name in ('sklearn', 'torch', 'matplotlib') if name in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_kernels_and_distances_are_products_at_full_precision():
+    """On an accelerator the default would be TF32 or bfloat16; the traced operations do not depend on the device."""
+    x = jnp.ones((4, 3))
+    for function in (kernel._kernel, neighbours._squares):
+        with jax.default_matmul_precision("bfloat16"):
+            text = str(jax.make_jaxpr(function)(x, x))
+        assert text.count("dot_general") == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 0, text

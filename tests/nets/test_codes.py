@@ -1,4 +1,4 @@
-"""Networks of discrete latents: sizes, and a prior that sees all that comes before a position and nothing else."""
+"""Networks of discrete latents: sizes, and a prior that depends on what comes before a position, on nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_a_position_s_logits_depend_on_the_codes_before_it_and_on_no_other(layer
     grids = jnp.asarray(np.concatenate([base[None], changed]).reshape(-1, HEIGHT, WIDTH), jnp.int32)
     params, stats = net.init(KEY, grids)
     logits = np.asarray(jax.jit(net.apply)(params, stats, grids)[0]).reshape(n + 1, n, CODES)
-    moved = np.abs(logits[1:] - logits[0]).max(axis=-1) / logits.std()  # [position changed, position told]
+    moved = np.abs(logits[1:] - logits[0]).max(axis=-1) / logits.std()  # [position changed, position predicted]
     before = np.triu(np.ones((n, n), bool), k=1)
     assert moved[~before].max() < 1e-5
     if layers == 4:  # no blind spot: every code before matters

@@ -53,7 +53,7 @@ def test_a_planar_layer_stays_invertible_whatever_its_parameters(scale):
         assert np.all(np.diff(np.asarray(out)[:, 0]) > -1e-6)  # in one dimension: it rises
 
 
-def test_an_autoregressive_step_looks_back_only():
+def test_an_autoregressive_step_depends_on_what_came_before_only():
     net = network(InverseAutoregressive(1, 16))
     z, context = jnp.float32(RNG.normal(size=D)), jnp.zeros((1, 0))
     params, stats_ = net.init(jax.random.key(0), z[None], context)
@@ -80,7 +80,7 @@ def test_the_weights_through_a_flow_still_average_to_the_evidence(name):
     }
     extra = {"encoder": {}, "decoder": {}, "flow": {}, "step": 0}
     x, keys = jnp.float32(RNG.normal(size=3)), jax.random.split(jax.random.key(0), n)
-    log_w = jax.jit(model.log_weights, static_argnums=4)(params, extra, keys, Batch(jnp.tile(x, (n, 1))), 1)[:, 0]
+    log_w = jax.jit(model.density.log_p, static_argnums=4)(params, extra, keys, Batch(jnp.tile(x, (n, 1))), 1)[:, 0]
     weights = np.exp(np.float64(log_w))
     want = stats.multivariate_normal.pdf(x, np.zeros(3), w.T @ w + sigma**2 * np.eye(3))
     assert abs(weights.mean() - want) < 5 * weights.std() / np.sqrt(n)
@@ -107,4 +107,4 @@ def test_a_context_that_no_flow_takes_is_refused():
 
     net = Network(lambda key, *inputs: ({}, {}), wide)
     with pytest.raises(InputError, match="the encoder gives"):
-        vae(net, net, 2).init(jax.random.key(0), Batch(jnp.zeros((2, 9))))
+        vae(net, net, 2).game.init(jax.random.key(0), Batch(jnp.zeros((2, 9))))

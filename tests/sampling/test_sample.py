@@ -5,32 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.conditions import labels, optional
+from jaxgen.processes import linear
 from jaxgen.sampling import classifier_free, ddim, ddpm, generate, iterate, named, sample, stream, uniform
-from jaxgen.schedules import linear
-from jaxgen.types import Average, InputError, Model, TrainState, labels, one_shot
+from jaxgen.types import Average, Game, InputError, Model, Prediction, TrainState, one_shot
 
-SCHEDULE = linear()
+PROCESS = linear()
 KEY = jax.random.key(0)
 OFFSETS = np.array([0.5, -1.0, 2.0], np.float32)
 
 
 def toy(classes=None, traces=None):
-    """x_0 = tanh(w x + extra + the label's offset), the labels' own where there are any; counts its traces."""
+    """x_0 = tanh(w x + extra + the label's offset), where there is a label; counts its traces."""
 
     def predict(params, extra, condition):
         if traces is not None:
             traces.append(1)
-        offset = 0.0 if condition is None else jnp.asarray(OFFSETS)[condition][:, None]
-        return lambda x, t: jnp.tanh(params["g"] * x + extra + offset)
+        offset = 0.0
+        if condition is not None:
+            offset = jnp.where(condition.known, jnp.asarray(OFFSETS)[condition.value], 0.0)[:, None]
+        return lambda x, t: Prediction(jnp.tanh(params["g"] * x + extra + offset))
 
     return Model(
-        init=lambda key, batch: ({}, {}),
-        losses={},
-        prior=lambda params, extra, keys: jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys),
+        Game(lambda key, batch: ({}, {}), {}),
+        prior=lambda params, extra, keys, condition: normals(keys),
         predict=predict,
         sampler=one_shot,
-        condition=labels(classes) if classes else None,
-        schedule=SCHEDULE,
+        condition=optional(labels(classes)) if classes else None,
+        process=PROCESS,
     )
 
 
@@ -40,30 +42,26 @@ def state(w=0.7, shift=0.0, average=None):
 
 
 PLAIN, LABELLED = toy(), toy(classes=3)
-STOCHASTIC = iterate(ddpm(SCHEDULE), uniform(5))
+STOCHASTIC = iterate(ddpm(PROCESS), uniform(5))
 
 
 def test_an_image_depends_on_its_key_and_place_only():
-    whole = sample(PLAIN, state(), KEY, 20, sampler=STOCHASTIC)
-    assert whole.shape == (20, 2)
+    full = sample(PLAIN, state(), KEY, 20, sampler=STOCHASTIC)
+    assert full.shape == (20, 2)
     for n, batch in ((7, 64), (20, 8), (3, 1)):
-        np.testing.assert_allclose(
-            sample(PLAIN, state(), KEY, n, sampler=STOCHASTIC, batch=batch), whole[:n], atol=1e-6
-        )
-    assert len(np.unique(np.round(whole, 4), axis=0)) == 20
-    assert np.all(np.abs(sample(PLAIN, state(), jax.random.key(1), 20, sampler=STOCHASTIC) - whole) > 0)
+        np.testing.assert_allclose(sample(PLAIN, state(), KEY, n, sampler=STOCHASTIC, batch=batch), full[:n], atol=1e-6)
+    assert len(np.unique(np.round(full, 4), axis=0)) == 20
+    assert np.all(np.abs(sample(PLAIN, state(), jax.random.key(1), 20, sampler=STOCHASTIC) - full) > 0)
 
 
 def test_an_image_depends_on_its_own_label_only():
     label = np.array([0, 1, 2, 2, 1, 0, 0, 1, 2, 1, 0])
-    whole = sample(LABELLED, state(), KEY, 11, label)
-    np.testing.assert_allclose(sample(LABELLED, state(), KEY, 11, label, batch=4), whole, atol=1e-6)
+    full = sample(LABELLED, state(), KEY, 11, label)
+    np.testing.assert_allclose(sample(LABELLED, state(), KEY, 11, label, batch=4), full, atol=1e-6)
     for k in range(3):
-        np.testing.assert_allclose(sample(LABELLED, state(), KEY, 11, k)[label == k], whole[label == k], atol=1e-6)
+        np.testing.assert_allclose(sample(LABELLED, state(), KEY, 11, k)[label == k], full[label == k], atol=1e-6)
     free = sample(LABELLED, state(), KEY, 11)
-    np.testing.assert_allclose(
-        np.arctanh(whole) - np.arctanh(free), np.repeat(OFFSETS[label][:, None], 2, 1), atol=1e-3
-    )
+    np.testing.assert_allclose(np.arctanh(full) - np.arctanh(free), np.repeat(OFFSETS[label][:, None], 2, 1), atol=1e-3)
 
 
 def test_the_prior_s_noise_and_the_walk_s_are_different_draws():
@@ -93,7 +91,7 @@ def test_generate_is_the_sampler_of_given_noise():
     np.testing.assert_allclose(generate(LABELLED, state(0.3, 0.1), keys, noise, label, batch=2), want, atol=1e-6)
 
 
-def test_averages_are_used_unless_told_otherwise():
+def test_averages_are_used_by_default():
     noise, keys = np.float32([[0.5, -1.0]]), jax.random.split(KEY, 1)
     both = state(0.3, 0.1, average=(0.9, -0.4))
     np.testing.assert_allclose(generate(PLAIN, both, keys, noise), np.tanh(0.9 * noise - 0.4), atol=1e-6)
@@ -117,7 +115,11 @@ def test_guidance_of_x0_is_the_paper_s_guidance_of_eps():
     # eps_guided = (1 + w) eps(c) - w eps, w = scale - 1 (Ho and Salimans 2022, eq. 6)
     a, s, x, t = 0.6, 0.8, jnp.array([[0.4]]), jnp.array(0.5)
     c, u = jnp.array([[0.9]]), jnp.array([[-0.2]])
-    guided = classifier_free(3.0)(lambda x, t: c, lambda x, t: u)(x, t)
+
+    def predict_of(condition):
+        return lambda x, t: Prediction(u if condition is None else c)
+
+    guided = classifier_free(3.0)(predict_of, 1, None)(x, t).x0
     eps = [(x - a * x0) / s for x0 in (c, u, guided)]
     np.testing.assert_allclose(eps[2], 3.0 * eps[0] - 2.0 * eps[1], rtol=1e-5)
 
@@ -137,7 +139,7 @@ def test_no_number_causes_a_compilation():
     model = toy(classes=3, traces=traces)
 
     def draw(n=20, seed=0, w=0.7, label=1, scale=2.0, solver=None, steps=5, clip=1.0, average=None):
-        sampler = iterate(ddim(SCHEDULE) if solver is None else solver, uniform(steps), clip)
+        sampler = iterate(ddim(PROCESS) if solver is None else solver, uniform(steps), clip)
         return sample(
             model, state(w, average=average), jax.random.key(seed), n, label, batch=8, guidance=scale, sampler=sampler
         )
@@ -154,7 +156,7 @@ def test_no_number_causes_a_compilation():
         {"label": np.arange(20) % 3},
         {"scale": 4},
         {"scale": 0.5},
-        {"solver": ddim(SCHEDULE, eta=0.7)},
+        {"solver": ddim(PROCESS, eta=0.7)},
         {"solver": ddim(linear(last=0.01))},
         {"steps": 50},
         {"clip": 0.3},
@@ -168,8 +170,8 @@ def test_no_number_causes_a_compilation():
 def test_the_variance_of_ddpm_does_not_cause_a_compilation():
     traces = []
     model = toy(traces=traces)
-    one = sample(model, state(), KEY, 8, sampler=iterate(ddpm(SCHEDULE), uniform(5)))
-    other = sample(model, state(), KEY, 8, sampler=iterate(ddpm(SCHEDULE, "beta_tilde"), uniform(6)))
+    one = sample(model, state(), KEY, 8, sampler=iterate(ddpm(PROCESS), uniform(5)))
+    other = sample(model, state(), KEY, 8, sampler=iterate(ddpm(PROCESS, "beta_tilde"), uniform(6)))
     assert len(traces) == 1 and np.all(one != other)
 
 
@@ -192,8 +194,8 @@ def test_few_batch_sizes_are_compiled_for_many_numbers_of_images():
         ([0, 1, 2, 7], "label 7 is outside 0 to 2"),
         ([0, 1], "4 .one an image"),
         ([[0, 1, 2, 1]], "4 .one an image"),
-        (1.0, "whole number"),
-        ("two", "whole number"),
+        (1.0, "an integer"),
+        ("two", "an integer"),
     ],
 )
 def test_a_wrong_label_is_refused_in_one_line(condition, line):
@@ -209,10 +211,17 @@ def test_a_label_for_an_unconditional_model_is_refused():
         generate(PLAIN, state(), jax.random.split(KEY, 4), jnp.zeros((4, 2)), 1)
 
 
-@pytest.mark.parametrize("model", [PLAIN, LABELLED])
-def test_guidance_without_a_condition_is_refused(model):
+def test_guidance_without_a_condition_is_refused():
     with pytest.raises(InputError, match="guidance needs a condition"):
-        sample(model, state(), KEY, 4, guidance=2.0)
+        sample(PLAIN, state(), KEY, 4, guidance=2.0)
+    always = LABELLED._replace(condition=labels(3))
+    with pytest.raises(InputError, match="always needs a condition"):
+        sample(always, state(), KEY, 4)
+
+
+def test_guidance_of_no_condition_changes_nothing():
+    free = sample(LABELLED, state(), KEY, 4)
+    np.testing.assert_allclose(sample(LABELLED, state(), KEY, 4, guidance=3.0), free, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"n": 0}, {"n": -1}, {"n": 4, "batch": 0}])
@@ -222,9 +231,9 @@ def test_sizes_below_one_are_refused(options):
 
 
 def test_a_sampler_by_name_is_the_one_by_hand():
-    by_hand = sample(PLAIN, state(), KEY, 4, sampler=iterate(ddim(SCHEDULE), uniform(7), clip=1.0))
+    by_hand = sample(PLAIN, state(), KEY, 4, sampler=iterate(ddim(PROCESS), uniform(7), clip=1.0))
     np.testing.assert_array_equal(sample(PLAIN, state(), KEY, 4, sampler=named(PLAIN, "ddim", 7)), by_hand)
     with pytest.raises(InputError, match=r"'euler'.*ddim, ddpm"):
         named(PLAIN, "euler", 7)
     with pytest.raises(InputError, match="one step"):
-        named(PLAIN._replace(schedule=None), "ddim", 7)
+        named(PLAIN._replace(process=None), "ddim", 7)

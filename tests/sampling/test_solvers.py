@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.processes import cosine, from_betas, linear
 from jaxgen.sampling import ddim, ddpm, iterate, uniform
-from jaxgen.schedules import cosine, from_betas, linear
-from jaxgen.types import InputError
+from jaxgen.types import InputError, Prediction
 
 SCHEDULES = {"linear": linear(), "cosine": cosine()}
 M, S = 0.3, 0.5  # x_0 ~ N(M, S^2)
@@ -34,17 +34,17 @@ def mixture(schedule, x, t):
 
 @jax.jit
 def of_gaussian(sampler, schedule, keys, x):
-    return sampler(keys, lambda x, t: gaussian(schedule, x, t), x)
+    return sampler(keys, lambda x, t: Prediction(gaussian(schedule, x, t)), x)
 
 
 @jax.jit
 def of_mixture(sampler, schedule, keys, x):
-    return sampler(keys, lambda x, t: mixture(schedule, x, t), x)
+    return sampler(keys, lambda x, t: Prediction(mixture(schedule, x, t)), x)
 
 
 @jax.jit
 def of_zero(sampler, keys, x):
-    return sampler(keys, lambda x, t: jnp.zeros_like(x), x)
+    return sampler(keys, lambda x, t: Prediction(jnp.zeros_like(x)), x)
 
 
 def keys_and_noise(n=MANY, seed=0):
@@ -129,15 +129,26 @@ def test_inverted_then_generated_is_the_data_and_better_with_more_steps():
     np.testing.assert_allclose(latents[-1], noise, atol=0.05)  # the flow's own inverse, not just some inverse
 
 
-def test_inversion_from_time_zero_is_finite_or_refused():
-    # at t = 0 sigma is 0 and (x_t - alpha x_0) / sigma is 0 / 0: an error line will do, not-a-number will not
-    schedule = SCHEDULES["cosine"]
-    keys, noise = keys_and_noise(4)
-    try:
-        there = iterate(ddim(schedule), uniform(20, start=0.0, stop=1.0))
-    except InputError:
-        return
-    assert np.all(np.isfinite(of_gaussian(there, schedule, keys, noise)))
+def test_inversion_from_time_zero_is_refused():
+    # at t = 0 sigma is 0 and (x_t - alpha x_0) / sigma is 0 / 0
+    with pytest.raises(InputError, match="cannot start at time 0"):
+        uniform(20, start=0.0, stop=1.0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
+def test_one_step_of_ddim_has_the_mean_and_the_variance_of_its_eta(eta):
+    # x_u ~ N(alpha_u x_0 + sqrt(sigma_u^2 - c^2) eps, c^2), eq. 12 and 16, from one x_t and a denoiser that knows x_0
+    schedule, t, u = SCHEDULES["cosine"], 0.6, 0.4
+    keys, _ = keys_and_noise()
+    x = jnp.full((MANY, 1), 0.8)
+    got = of_zero(iterate(ddim(schedule, eta), uniform(1, start=t, stop=u)), keys, x)
+    a_t, s_t, a_u, s_u = (float(f(jnp.asarray(at))) for at in (t, u) for f in (schedule.alpha, schedule.sigma))
+    c2 = (eta * s_u / s_t) ** 2 * (s_t**2 - (a_t / a_u) ** 2 * s_u**2)
+    mean = np.sqrt(s_u**2 - c2) * 0.8 / s_t
+    if eta == 0.0:
+        np.testing.assert_allclose(got, mean, rtol=1e-5)
+    else:
+        assert_moments(got, mean, c2)
 
 
 # --- DDPM -------------------------------------------------------------------------------------------------------------
@@ -161,7 +172,9 @@ def test_a_step_of_ddpm_is_the_posterior_by_bayes_rule(i, j, variance):
     x = jnp.full((20_000, 1), x_t)
     keys, _ = keys_and_noise(20_000, seed=i)
     t, u = jnp.asarray(i / 20, jnp.float32), jnp.asarray(j / 20, jnp.float32)
-    got = jax.jit(lambda solver, t, u: solver.step(keys, lambda x, t: jnp.full_like(x, x0), solver.init(x), t, u)[0])
+    got = jax.jit(
+        lambda solver, t, u: solver.step(keys, lambda x, t: Prediction(jnp.full_like(x, x0)), solver.init(x), t, u)[0]
+    )
     mean, small, large = posterior(betas, i, j, x_t, x0)
     assert_moments(got(solver, t, u), mean, large if variance == "beta" else small, slack=1e-4)
 

@@ -1,4 +1,4 @@
-"""A VAE of digits that is told two attributes, or the upper half of the image."""
+"""A VAE of digits conditioned on two attributes, or on the upper half of the image."""
 
 from typing import Literal
 
@@ -6,17 +6,18 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import attributes, image
 from jaxgen.nets import network
 from jaxgen.nets.mlp import MLP
-from jaxgen.types import Batch, attributes, image
+from jaxgen.types import Batch
 
 
 def traits(split: str = "train") -> data.Dataset:
     """The digits with two attributes instead of their label: is it odd, is it 5 or more?"""
     digits = data.load("digits", split)
-    told = np.stack([data.labels_of(digits) % 2, data.labels_of(digits) >= 5], axis=1).astype(np.int32)
+    values = np.stack([data.labels_of(digits) % 2, data.labels_of(digits) >= 5], axis=1).astype(np.int32)
     take = digits.take
-    return digits._replace(name="traits", take=lambda i: Batch(take(i).x, told[i]), classes=("odd", "large"))
+    return digits._replace(name="traits", take=lambda i: Batch(take(i).x, values[i]), classes=("odd", "large"))
 
 
 data.SETS.setdefault("traits", traits)  # by which its other splits are found

@@ -4,15 +4,15 @@ import flax.linen as nn
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.conditions import labels
 from jaxgen.nets import network
 from jaxgen.nets.mlp import MLPDenoiser
+from jaxgen.processes import cosine
 from jaxgen.sampling import ddim, iterate, uniform
-from jaxgen.schedules import cosine
-from jaxgen.types import labels
 
 
 class Flat(nn.Module):
-    """A denoiser of pictures that sees them as points."""
+    """A denoiser of pictures that takes them as points."""
 
     @nn.compact
     def __call__(self, x, t, condition=None, train=False):
@@ -28,15 +28,14 @@ def experiment(*, steps: int = 120, batch: int = 16, save_every: int = 10) -> Ex
         batch: examples a step
         save_every: steps between checkpoints
     """
-    digits, schedule = data.load("digits"), cosine()
+    digits, process = data.load("digits"), cosine()
     model = families.diffusion(
         network(Flat()),
-        schedule,
+        process,
         digits.shape,
         prediction="v",
         condition=labels(10),
-        sampler=iterate(ddim(schedule), uniform(4), clip=1.0),
-        inversion=iterate(ddim(schedule), uniform(4, start=1e-3, stop=1.0), clip=1.0),
+        sampler=iterate(ddim(process), uniform(4), clip=1.0),
     )
     return Experiment(
         model,

@@ -1,4 +1,4 @@
-"""Commands that tell what there is: runs, experiments, data sets."""
+"""Commands that list what there is: experiments, runs, data sets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from jaxgen.cli.asked import open_run
+from jaxgen.cli.common import open_run
 from jaxgen.errors import check
 
 
@@ -18,7 +18,7 @@ def list_(experiments: str = "experiments", runs: str = "runs") -> None:
         runs: a folder of runs
     """
     from jaxgen import checkpoint
-    from jaxgen.experiment import checkpoints
+    from jaxgen.runs import checkpoints
 
     for path in sorted(Path(experiments).glob("*.py")):
         text = path.read_text(errors="replace")
@@ -31,7 +31,7 @@ def list_(experiments: str = "experiments", runs: str = "runs") -> None:
 
 
 def show(workdir: Path, /) -> None:
-    """What a run is and how far it is.
+    """What a run is and how far it has trained.
 
     Args:
         workdir: the folder of a run
@@ -45,8 +45,9 @@ def show(workdir: Path, /) -> None:
     print(f"experiment  {exp.source}")
     print("keywords    " + ", ".join(f"{k}={v}" for k, v in exp.settings.items()))
     print(f"data        {exp.data.name}, {exp.data.size:,} examples of shape {exp.data.shape}")
-    for player, params in run.state.params.items():
-        print(f"player      {player}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
+    for group, params in run.state.params.items():
+        kind = "player" if group in exp.game.losses else "frozen"
+        print(f"{kind}      {group}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
     print(f"step        {run.step} of {exp.steps}")
     for record in records.read(workdir, before=run.step)[-1:]:
         print("last        " + ", ".join(f"{k} {v:.5g}" for k, v in record.items()))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.schedules import PARAMETRISATIONS, cosine, diffuse, from_betas, like, linear, parametrisation, to_eps
+from jaxgen.processes import PARAMETRISATIONS, cosine, diffuse, from_betas, like, linear, parametrisation, to_eps
 from jaxgen.types import InputError
 
 BETAS = {

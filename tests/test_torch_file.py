@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.data import torch_file
+from jaxgen import torch_file
 from jaxgen.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -237,7 +237,7 @@ def test_lists_that_hold_one_another_come_to_an_end(tmp_path):
 
 @pytest.mark.parametrize("write", [zipped, legacy])
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (tensor("0", 12, (4, 4), (4, 1)), "leaves its storage"),
         (tensor("0", 12, (3, 4), (4, 1), 1), "leaves its storage"),
@@ -250,38 +250,38 @@ def test_lists_that_hold_one_another_come_to_an_end(tmp_path):
         (tensor("0", 12, (3, 4), (4, 1), kind="ComplexFloatStorage"), "asks for torch.ComplexFloatStorage"),
     ],
 )
-def test_a_tensor_stays_within_its_storage(tmp_path, write, wrong, said):
-    with pytest.raises(InputError, match=said):
+def test_a_tensor_stays_within_its_storage(tmp_path, write, wrong, message):
+    with pytest.raises(InputError, match=message):
         torch_file.read(saved(tmp_path, write({"x": wrong}, {"0": X.tobytes()})))
 
 
 @pytest.mark.parametrize("write", [zipped, legacy])
 def test_a_file_cut_anywhere_is_refused(tmp_path, write):
-    whole = write(STATE, BYTES)
-    for end in range(0, len(whole), max(1, len(whole) // 60)):
+    complete = write(STATE, BYTES)
+    for end in range(0, len(complete), max(1, len(complete) // 60)):
         with pytest.raises(InputError, match=r"weights\.pth"):
-            torch_file.read(saved(tmp_path, whole[:end]))
+            torch_file.read(saved(tmp_path, complete[:end]))
 
 
-def test_a_flipped_bit_in_a_zip_is_seen(tmp_path):
-    whole = bytearray(zipped(STATE, BYTES))
-    at = whole.find(X.tobytes())
-    whole[at + 5] ^= 1
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
+    content = bytearray(zipped(STATE, BYTES))
+    at = content.find(X.tobytes())
+    content[at + 5] ^= 1
     with pytest.raises(InputError, match="damaged"):
-        torch_file.read(saved(tmp_path, bytes(whole)))
+        torch_file.read(saved(tmp_path, bytes(content)))
 
 
 def test_other_files_are_none_of_torch(tmp_path):
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    for content, said in [
+    for content, message in [
         (b"\x89PNG....", "torch did not write it"),
         (pickled({"a": 1}), "torch did not write it"),
         (zipped({"epoch": 1}, {}), "holds no tensors"),
         (zipped(STATE, BYTES, byteorder=b"big"), "little-endian"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             torch_file.read(saved(tmp_path, content))
     with pytest.raises(InputError, match="expected one torch file in it; it has none"):
         torch_file.read(other)

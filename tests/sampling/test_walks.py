@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgen.conditions import labels, optional
+from jaxgen.processes import linear
 from jaxgen.sampling import (
     arithmetic,
     attribute_vector,
@@ -22,28 +24,30 @@ from jaxgen.sampling import (
     traverse,
     uniform,
 )
-from jaxgen.schedules import linear
-from jaxgen.types import Average, InputError, Model, TrainState, labels, one_shot
+from jaxgen.types import Average, Game, InputError, Model, Prediction, TrainState, one_shot
 
 A, B = np.random.default_rng(0).normal(size=(2, 3, 2, 2, 1)).astype(np.float32)
 
 
+def shift(condition):
+    return jnp.where(condition.known, condition.value, 0).reshape(-1, 1, 1, 1)
+
+
 def predict(params, extra, condition):
-    offset = 0.0 if condition is None else condition.reshape(-1, 1, 1, 1)
-    return lambda z, t: params["w"] * z + offset
+    offset = 0.0 if condition is None else shift(condition)
+    return lambda z, t: Prediction(params["w"] * z + offset)
 
 
 def back(params, extra, x, condition):
-    return (x - (0.0 if condition is None else condition.reshape(-1, 1, 1, 1))) / params["w"]
+    return (x - (0.0 if condition is None else shift(condition))) / params["w"]
 
 
 MODEL = Model(
-    init=lambda key, batch: ({}, {}),
-    losses={},
-    prior=lambda params, extra, keys: jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys),
+    Game(lambda key, batch: ({}, {}), {}),
+    prior=lambda params, extra, keys, condition: jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))(keys),
     predict=predict,
     sampler=one_shot,
-    condition=labels(3),
+    condition=optional(labels(3)),
     encode=back,
 )
 STATE = TrainState(
@@ -74,11 +78,11 @@ def test_an_arc_begins_and_ends_at_its_ends():
 
 def test_an_arc_keeps_the_norm_of_ends_of_equal_norm_and_turns_evenly():
     a, b = (v / norms(v).reshape(-1, 1, 1, 1) * 3 for v in (A, B))
-    whole = np.arccos(np.sum(a * b, axis=(1, 2, 3)) / 9)
+    full = np.arccos(np.sum(a * b, axis=(1, 2, 3)) / 9)
     for s in (0.1, 0.5, 0.8):
         at = arc(a, b, s)
         np.testing.assert_allclose(norms(at), 3.0, rtol=1e-5)
-        np.testing.assert_allclose(np.arccos(np.sum(a * at, axis=(1, 2, 3)) / 9), s * whole, rtol=1e-3)
+        np.testing.assert_allclose(np.arccos(np.sum(a * at, axis=(1, 2, 3)) / 9), s * full, rtol=1e-3)
 
 
 def test_an_arc_between_parallel_ends_is_the_line():
@@ -167,9 +171,9 @@ def test_an_attribute_s_vector_is_the_difference_of_the_mean_codes():
     np.testing.assert_allclose(attribute_vector(MODEL, STATE, jnp.asarray(A), has), want, rtol=1e-5)
     np.testing.assert_allclose(attribute_vector(MODEL, STATE, jnp.asarray(A), 1 * has), want, rtol=1e-5)
     np.testing.assert_allclose(attribute_vector(MODEL, STATE, A, has, ema=False), want / 4, rtol=1e-5)
-    # with its condition told, what the condition explains is no part of it
-    told = attribute_vector(MODEL, STATE, A + np.float32([1, 0, 1]).reshape(3, 1, 1, 1), has, condition=1 * has)
-    np.testing.assert_allclose(told, want, rtol=1e-4)
+    # given its condition, what the condition explains is no part of it
+    given = attribute_vector(MODEL, STATE, A + np.float32([1, 0, 1]).reshape(3, 1, 1, 1), has, condition=1 * has)
+    np.testing.assert_allclose(given, want, rtol=1e-4)
 
 
 def test_arithmetic_adds_a_vector_to_codes():
@@ -189,9 +193,9 @@ def test_arithmetic_adds_a_vector_to_codes():
 
 def test_codes_do_not_depend_on_the_encoding_batch():
     label = np.array([2, 0, 1])
-    whole = encode(MODEL, STATE, jnp.asarray(A), condition=label)
+    full = encode(MODEL, STATE, jnp.asarray(A), condition=label)
     for batch in (1, 2, 3):
-        np.testing.assert_allclose(encode(MODEL, STATE, A, condition=label, batch=batch), whole, rtol=1e-6)
+        np.testing.assert_allclose(encode(MODEL, STATE, A, condition=label, batch=batch), full, rtol=1e-6)
 
 
 def test_images_of_another_shape_are_refused_before_anything_is_compiled():
@@ -229,7 +233,7 @@ def test_walks_that_cannot_be_are_refused():
     for has in (np.ones(3), np.zeros(3, bool)):
         with pytest.raises(InputError, match="some of both kinds"):
             attribute_vector(MODEL, STATE, a, has)
-    with pytest.raises(InputError, match=r"of 3 images yes or no, it has the shape \(2,\)"):
+    with pytest.raises(InputError, match=r"for each of 3 images, its shape is \(2,\)"):
         attribute_vector(MODEL, STATE, a, np.ones(2))
     with pytest.raises(InputError, match=r"the shape \(2, 2, 1\), the vector \(4,\)"):
         arithmetic(MODEL, STATE, a, jnp.zeros(4), [1.0])

@@ -1,17 +1,23 @@
-"""Walks in the latent space, over `prior`, `predict` and `encode`: the same for every family that has them."""
+"""Walks in the latent space, over `prior`, `predict`, `decode` and `encode`: the same for every family."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.sampling.sample import conditions, generate, latent_shape, weights
+from jaxgen.conditions import repeat, rows
+from jaxgen.sampling.ddim import ddim
+from jaxgen.sampling.iterate import iterate, uniform
+from jaxgen.sampling.sample import Options, conditions, generate, image_shape, latent_shape, weights
 from jaxgen.types import Array, Model, TrainState, Tree, check
+
+INVERSION = 50  # steps of DDIM from data to noise
+FIRST = 1e-3  # the time at which an inversion starts: there is no noise to estimate at 0
 
 
 def slerp(a: Array, b: Array, s: Array) -> Array:
@@ -42,11 +48,11 @@ def interpolate(
     *,
     path: Any = slerp,
     condition: Any = None,
-    **options,
+    **options: Unpack[Options],
 ) -> Array:
     """Images along the path from latents a to b: [B, ...] each -> [B, steps, H, W, C], both ends included.
 
-    condition: one for all, or [B]. options: those of `generate`.
+    condition: one for all, or [B].
     """
     check(steps >= 2, f"an interpolation needs at least 2 steps, it has {steps}")
     check(a.shape == b.shape, f"both ends need one shape, they are {a.shape} and {b.shape}")
@@ -55,7 +61,14 @@ def interpolate(
 
 
 def traverse(
-    model: Model, state: TrainState, latent: Array, dimension: int, values: Array, *, condition: Any = None, **options
+    model: Model,
+    state: TrainState,
+    latent: Array,
+    dimension: int,
+    values: Array,
+    *,
+    condition: Any = None,
+    **options: Unpack[Options],
 ) -> Array:
     """Images as one coordinate of the flattened latent runs through `values`: [B, ...] -> [B, len(values), H, W, C]."""
     values = jnp.asarray(values)
@@ -73,7 +86,7 @@ def manifold(
     dimensions: tuple[int, int] = (0, 1),
     *,
     condition: Any = None,
-    **options,
+    **options: Unpack[Options],
 ) -> Array:
     """Images over the plane of two coordinates of the flattened latent, side x side of them: [side, side, H, W, C].
 
@@ -100,7 +113,7 @@ def attribute_vector(
     x: images [N, H, W, C] in [-1, 1], some hundreds; has: bool [N], which of them have the attribute.
     """
     has = np.asarray(has)
-    check(has.shape == (len(x),), f"`has` says of each of {len(x)} images yes or no, it has the shape {has.shape}")
+    check(has.shape == (len(x),), f"`has` is a yes or no for each of {len(x)} images, its shape is {has.shape}")
     yes = has.astype(bool)
     check(0 < yes.sum() < len(yes), f"{yes.sum()} of {len(yes)} images have the attribute: give some of both kinds")
     codes = encode(model, state, x, condition=condition, ema=ema)
@@ -108,12 +121,19 @@ def attribute_vector(
 
 
 def arithmetic(
-    model: Model, state: TrainState, x: Array, vector: Array, strengths: Any, *, condition: Any = None, **options
+    model: Model,
+    state: TrainState,
+    x: Array,
+    vector: Array,
+    strengths: Any,
+    *,
+    condition: Any = None,
+    **options: Unpack[Options],
 ) -> Array:
     """Images of code(x) + s vector, s in `strengths`: images [B, H, W, C] -> [B, len(strengths), H, W, C].
 
     vector: a latent, such as `attribute_vector`'s or a sum of several. Strength 0 is the reconstruction.
-    condition: one for all, or [B]. options: those of `generate`.
+    condition: one for all, or [B].
     """
     code, strengths = encode(model, state, x, condition=condition, ema=options.get("ema", True)), jnp.asarray(strengths)
     check(
@@ -125,50 +145,65 @@ def arithmetic(
 
 
 def encode(
-    model: Model, state: TrainState, x: Array, *, condition: Any = None, ema: bool = True, batch: int = 64
+    model: Model,
+    state: TrainState,
+    x: Array,
+    *,
+    condition: Any = None,
+    ema: bool = True,
+    batch: int = 64,
+    steps: int = INVERSION,
 ) -> Array:
-    """Latents of images x: [B, H, W, C] in [-1, 1], in the space of `model.prior`; batch: images a compiled call."""
-    check(model.encode is not None, "this model has no encoder: it maps noise to images only")
+    """Latents of images x: [B, H, W, C] in [-1, 1], in the space of the prior; batch: images a compiled call.
+
+    Those of a model that iterates are found by running `steps` steps of DDIM from data to noise (Song et al. 2021,
+    arXiv:2010.02502, section 4.3), after its encoder where it has one. InputError for a model with neither.
+    """
+    inverted = model.process is not None
+    check(model.encode is not None or inverted, "this model has no encoder: it maps noise to images only")
     check(batch >= 1, f"the encoding batch must be at least 1, it is {batch}")
     check(x.ndim >= 2 and len(x) >= 1, f"images to encode are an array [B, H, W, C], not one of shape {x.shape}")
-    condition = conditions(model, len(x), condition)
-    needed = image_shape(model, state, condition)
+    needed = image_shape(model, state)
     check(x.shape[1:] == needed, f"this model's images have the shape {needed}, these have {x.shape[1:]}")
+    # an encoder may do without a condition that samples need: M2's classifies
+    bare = condition is None and (model.condition is None or model.condition.empty is None)
+    condition = None if bare else conditions(model, len(x), condition)
+    times = uniform(steps, start=FIRST, stop=1.0)
+    walk = iterate(ddim(model.process), times, model.process.clip) if model.process is not None else None
     (params, extra), size, pieces = weights(state, ema), min(batch, len(x)), []
     for start in range(0, len(x), size):
-        rows = np.minimum(np.arange(start, start + size), len(x) - 1)  # the last again: one shape for every call
-        given = None if condition is None else condition[rows]
-        pieces.append(_encode(model.encode, params, extra, x[rows], given))
+        index = np.minimum(np.arange(start, start + size), len(x) - 1)  # the last again: one shape for every call
+        given = rows((jnp.asarray(x), condition), index)
+        pieces.append(_encode(model.encode, model.predict, walk, params, extra, *given))
     return jnp.concatenate(pieces)[: len(x)]
 
 
-def image_shape(model: Model, state: TrainState, condition: Array | None = None) -> tuple[int, ...]:
-    """The shape of one image that the model makes, given the conditions of some where it needs them."""
-
-    def one(params: Tree, extra: Tree, condition: Tree) -> Array:
-        n = 1 if condition is None else condition.shape[0]
-        noise = model.prior(params, extra, jax.random.split(jax.random.key(0), n))
-        return model.predict(params, extra, condition)(noise, jnp.ones(()))
-
-    return jax.eval_shape(one, state.params, state.extra, condition).shape[1:]
+@partial(jax.jit, static_argnums=(0, 1))
+def _encode(encode: Any, predict: Any, walk: Any, params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
+    code = x if encode is None else encode(params, extra, x, condition)
+    if walk is None:
+        return code
+    keys = jax.random.split(jax.random.key(0), x.shape[0])  # of no consequence: DDIM without eta draws nothing
+    return walk(keys, predict(params, extra, condition), code)
 
 
-def reconstruct(model: Model, state: TrainState, x: Array, *, condition: Any = None, **options) -> Array:
+def reconstruct(
+    model: Model, state: TrainState, x: Array, *, condition: Any = None, **options: Unpack[Options]
+) -> Array:
     """Images [B, H, W, C] encoded and generated again."""
     latent = encode(model, state, x, condition=condition, ema=options.get("ema", True))
     keys = jax.random.split(jax.random.key(0), x.shape[0])
     return generate(model, state, keys, latent, condition, **options)
 
 
-_encode = jax.jit(lambda encode, *inputs: encode(*inputs), static_argnums=0)
-
-
-def _grid(model: Model, state: TrainState, latents: Array, condition: Any, options: dict) -> Array:
+def _grid(model: Model, state: TrainState, latents: Array, condition: Any, options: Options) -> Array:
     """Images of latents [B, S, ...]; a row shares its key and its condition, so that only the latent changes."""
-    rows, steps = latents.shape[:2]
-    keys = jnp.repeat(jax.random.split(jax.random.key(0), rows), steps)
-    condition = conditions(model, rows, condition)
-    if condition is not None:
-        condition = jnp.repeat(condition, steps, axis=0)
-    images = generate(model, state, keys, latents.reshape(rows * steps, *latents.shape[2:]), condition, **options)
-    return images.reshape(rows, steps, *images.shape[1:])
+    check(
+        jnp.issubdtype(latents.dtype, jnp.floating),
+        f"this model's latents are integers ({latents.dtype}): there is no path between them",
+    )
+    count, steps = latents.shape[:2]
+    keys = jnp.repeat(jax.random.split(jax.random.key(0), count), steps)
+    condition = repeat(conditions(model, count, condition), steps)
+    images = generate(model, state, keys, latents.reshape(count * steps, *latents.shape[2:]), condition, **options)
+    return images.reshape(count, steps, *images.shape[1:])

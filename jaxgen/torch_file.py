@@ -1,6 +1,6 @@
-"""The tensors of a file that torch wrote, without torch and without running anything that the file says.
+"""The tensors of a file that torch wrote, without torch and without running any of its code.
 
-Three forms, told apart by their beginning:
+Three forms, distinguished by their beginning:
 
   zip         torch.save since 1.6: data.pkl describes the tensors, data/0, data/1, ... hold the storages
   TorchScript torch.jit.save: the same, where data.pkl describes modules; names are the attributes' paths, a.b.weight

@@ -1,0 +1,144 @@
+"""What `fit` adds to a bare compiled step, as ratios of paired runs, and how long a start takes.
+
+taskset -c 1 python benchmarks/loop.py calls     steps a call, one and the same executable: a UNet, a convolutional VAE
+taskset -c 1 python benchmarks/loop.py rate      images a second of `fit` over those of the bare step, called in a loop
+taskset -c 1 python benchmarks/loop.py start     seconds from the start of a process to its first trained step
+
+`start` compares, in fresh processes: nothing kept on disk; programs kept that took a second to compile (JAX's default);
+all of them kept (jaxgen's); and that with the step traced twice, as it was once.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+import jaxgen
+from jaxgen import families, parallel, runs, training
+from jaxgen.data import in_memory, pipeline
+from jaxgen.nets import network
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder
+from jaxgen.nets.unet import UNet
+from jaxgen.processes import cosine
+from jaxgen.records import read
+from jaxgen.sampling import ddim, iterate, uniform
+
+ROUNDS = 5
+FOREVER = 10**9
+
+
+def experiment(name: str, steps: int = 1) -> jaxgen.Experiment:
+    """A UNet of 7 million parameters on 32x32, batch 32, or a small VAE on 28x28, batch 128: random images."""
+    size, channels, batch = (32, 3, 32) if name == "unet" else (28, 1, 128)
+    x = np.random.default_rng(0).integers(0, 256, (1024, size, size, channels), dtype=np.uint8)
+    if name == "unet":
+        process = cosine()
+        unet = network(UNet(64, multipliers=(1, 2, 2), blocks=1, attention_at=(8,), heads=4))
+        sampler = iterate(ddim(process), uniform(2), clip=1.0)
+        model = families.diffusion(unet, process, x.shape[1:], sampler=sampler)
+    else:
+        decoder = ConvDecoder((size, size, 1), width=16, hidden=128)
+        model = families.vae(network(ConvEncoder(32, width=16, hidden=128)), network(decoder), 16)
+    adam = {player: optax.adam(1e-4) for player in model.game.losses}
+    exp = jaxgen.Experiment(model, adam, in_memory(name, "train", x), batch=batch, steps=steps)
+    return exp._replace(sample_every=FOREVER, save_every=FOREVER)
+
+
+def prepared(exp: jaxgen.Experiment) -> tuple[Callable, training.TrainState, Callable]:
+    """(run, a state, n -> batches of n steps)."""
+    place, make = parallel.layout("one"), partial(runs.init, exp)
+    batch = runs.first_batch(exp)
+    shapes = parallel.template(place, make, batch)
+    state = parallel.create(shapes, make, batch)
+    run = parallel.compile_step(place, partial(training.make_step, exp.game, exp.optimizers, ema=exp.ema), shapes)
+    reader = pipeline.reader(exp.data, seed=0, shape=(1, 1, exp.batch))
+    return run, state, lambda n: parallel.place_batch(place, reader.take(n))
+
+
+def calls() -> None:
+    """Seconds a step for 1, 2, 3 and 6 steps a call."""
+    print("| model | steps a call | ms a step | times as fast as one |\n|---|---|---|---|")
+    for name in ("unet", "vae"):
+        run, state, batches = prepared(experiment(name))
+        six, seconds = batches(6), {n: [] for n in (1, 2, 3, 6)}
+        state, _ = jax.block_until_ready(run(state, six, np.int32(1)))
+        for _ in range(ROUNDS):
+            for n, found in seconds.items():
+                began = time.perf_counter()
+                for _ in range(6 // n):
+                    state, _ = jax.block_until_ready(run(state, six, np.int32(n)))
+                found.append((time.perf_counter() - began) / 6)
+        for n, found in seconds.items():
+            ratio = np.median(np.divide(seconds[1], found))
+            print(f"| {name} | {n} | {1e3 * np.median(found):.1f} | {ratio:.3f} |", flush=True)
+
+
+def rate() -> None:
+    """Images a second of `fit`, from its own records, over those of a loop of single compiled steps."""
+    print("| model | bare step | fit | fit / bare |\n|---|---|---|---|")
+    for name, steps in (("unet", 24), ("vae", 1500)):
+        exp = experiment(name, steps)
+        step = jax.jit(training.make_step(exp.game, exp.optimizers, ema=exp.ema), donate_argnums=0)
+        _, state, batches = prepared(exp)
+        one, found = jax.tree.map(lambda a: a[0], batches(1)), []
+        state, _ = jax.block_until_ready(step(state, one))
+        for _ in range(ROUNDS if name == "vae" else 3):
+            began = time.perf_counter()
+            for _ in range(steps):
+                state, metrics = step(state, jax.tree.map(lambda a: a[0], batches(1)))
+                jax.device_get(metrics)
+            bare = steps * exp.batch / (time.perf_counter() - began)
+            with tempfile.TemporaryDirectory() as folder:
+                jaxgen.fit(exp, folder, progress=False)
+                found.append((bare, read(folder)[-1]["images_per_second"]))
+        bare, fitted = np.median(found, axis=0)
+        ratio = np.median([b / a for a, b in found])
+        print(f"| {name} | {bare:,.0f} | {fitted:,.0f} | {ratio:.2f} |", flush=True)
+
+
+START = """
+import time, sys; began = time.time()
+sys.path.insert(0, {here!r})
+import jaxgen
+from jaxgen import parallel
+if {twice}: parallel._traced_once = lambda step: step
+import loop
+def first(moment):
+    print(time.time() - began, flush=True)
+    raise SystemExit
+jaxgen.fit(loop.experiment({name!r}, 2), {run!r}, hooks=[jaxgen.hooks.Hook(1, first)], progress=False)
+"""
+
+
+def start() -> None:
+    """Seconds to the first trained step of fresh processes, medians."""
+    print("| model | kept on disk | cold | warm |\n|---|---|---|---|")
+    kinds = {
+        "nothing": {"JAX_ENABLE_COMPILATION_CACHE": "0"},
+        "from 1 s on": {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"},
+        "all": {},
+        "all, traced twice": {},
+    }
+    for name in ("vae", "unet"):
+        for kind, options in kinds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                env = os.environ | {"JAXGEN_CACHE": folder} | options
+                values = {"here": str(Path(__file__).parent), "name": name, "twice": kind.endswith("twice")}
+                cold, *warm = (_seconds(START.format(run=f"{folder}/{i}", **values), env) for i in range(1 + 3))
+            print(f"| {name} | {kind} | {cold:.1f} | {np.median(warm):.1f} |", flush=True)
+
+
+def _seconds(text: str, env: dict[str, str]) -> float:
+    return float(subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    {"calls": calls, "rate": rate, "start": start}[sys.argv[1]]()

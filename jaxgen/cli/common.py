@@ -1,0 +1,219 @@
+"""What several commands share: opening a run, its data and its conditions, the flags of sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from jaxgen.errors import InputError, check
+
+
+def open_run(workdir: Path) -> tuple[Any, Any]:
+    """(the run in `workdir`, a layout over all devices)."""
+    import jax
+
+    from jaxgen import parallel
+    from jaxgen.runs import load_run
+
+    name = "data" if jax.device_count() > 1 else "one"
+    return load_run(workdir, name), parallel.layout(name)
+
+
+def open_model(workdir: Path) -> tuple[Any, Any]:
+    """`open_run`, and InputError for a run that has no generative model, such as a classifier's."""
+    run, place = open_run(workdir)
+    check(run.experiment.draws, f"the run in {workdir} is no generative model: it draws no samples")
+    return run, place
+
+
+def at_least(least: int, **flags: int | None) -> None:
+    """InputError for a flag below the least value; None is a flag that is not given."""
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        check(value is None or value >= least, f"--{flag} must be at least {least}, it is {value}")
+
+
+def out_file(out: str | None, default: Path, *suffixes: str) -> Path:
+    """The file to write; a wrong name is refused before anything is computed."""
+    file = Path(out or default)
+    check(file.suffix in suffixes, f"--out {out}: give a name that ends in {' or '.join(suffixes)}")
+    return file
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+
+
+def _solvers() -> Any:
+    """The type of --sampler, made only when a command that has it is parsed: the names come from a slow import."""
+    from jaxgen.sampling import SOLVERS
+
+    return Literal[tuple(SOLVERS)]
+
+
+_SAMPLER = tyro.conf.arg(constructor_factory=_solvers, help_behavior_hint="(default: the experiment's own)")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: the flags of every command that draws them.
+
+    Args:
+        condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn, or
+            the conditions of held-out examples
+        guidance: classifier-free guidance scale
+        sampler: solver of a model that iterates
+        sampler_steps: steps of that solver
+        batch: images a call, over all devices
+        ema: use the averaged parameters
+    """
+
+    condition: str | None = None
+    guidance: float | None = None
+    sampler: Annotated[str | None, _SAMPLER] = None
+    sampler_steps: int | None = None
+    batch: int = 64
+    ema: bool = True
+
+    def options(self, run: Any, place: Any = None) -> dict[str, Any]:
+        """`sampling.Options` of the flags; place: a layout whose devices share a call."""
+        options = {"sampler": self._sampler(run), "guidance": self.guidance, "batch": self.batch, "ema": self.ema}
+        return options if place is None else {**options, "sharding": place.rows}
+
+    def _sampler(self, run: Any) -> Any:
+        from jaxgen.sampling import named
+
+        if self.sampler is None and self.sampler_steps is None:
+            return None
+        name = self.sampler or "ddim"
+        steps = (1000 if name == "ddpm" else 50) if self.sampler_steps is None else self.sampler_steps
+        return named(run.experiment.model, name, steps)
+
+    def chosen(self) -> dict[str, Any]:
+        """The flags that change what is sampled, where they are given."""
+        flags = ("condition", "guidance", "sampler", "sampler_steps")
+        return {name: getattr(self, name) for name in flags if getattr(self, name) is not None}
+
+
+SAMPLING = Sampling()
+Flags = Annotated[Sampling, tyro.conf.arg(name="")]
+"""`sampling: Flags = SAMPLING` gives a command the flags of `Sampling` under their own names."""
+
+
+def conditions(run: Any, condition: str | None, n: int) -> Any:
+    """A condition for each of n samples: the one that the user wrote, or else every value in turn, or else those of
+    held-out examples; None of an unconditional model."""
+    import numpy as np
+
+    conditioner = run.experiment.model.condition
+    if conditioner is None:
+        check(condition is None, "this run is unconditional: it was trained without conditions; leave --condition out")
+        return None
+    if condition is not None:
+        return named_condition(run, condition, n)
+    if conditioner.values:
+        return conditioner.given(n, np.arange(n) % conditioner.values)
+    return held_out_conditions(run, n)
+
+
+def named_condition(run: Any, condition: str, n: int) -> Any:
+    """The condition that the user wrote, for each of n samples."""
+    conditioner = run.experiment.model.condition
+    check(
+        conditioner is not None,
+        "this run is unconditional: it was trained without conditions; leave --condition out",
+    )
+    return conditioner.given(n, conditioner.read(condition, n, run.experiment.data.classes))
+
+
+def held_out_conditions(run: Any, n: int) -> Any:
+    """The conditions of n examples of the test split, or of the training data where there is none; from the first again
+    where there are fewer."""
+    import numpy as np
+
+    from jaxgen.metrics.pieces import conditions_at
+
+    data = run.experiment.data
+    data = test_split(data) or data
+    return conditions_at(run.experiment.model.condition, data, np.arange(n) % data.size)
+
+
+def noise_of(run: Any, seed: int, condition: Any, n: int, ema: bool = True) -> Any:
+    """n latents drawn by the seed."""
+    import jax
+
+    from jaxgen.types import weights
+
+    return run.experiment.model.prior(*weights(run.state, ema), jax.random.split(jax.random.key(seed), n), condition)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Images of a data set as they are, their labels or attributes or None, and the model's conditions or None."""
+
+    data: Any
+    x: Any
+    labels: Any
+    condition: Any
+
+
+def test_split(data: Any) -> Any:
+    """The test split of a data set, or None where there is none."""
+    from jaxgen import data as sets
+
+    try:
+        return sets.other_split(data, "test")
+    except InputError:
+        return None
+
+
+def part_of(run: Any, split: str, n: int | None) -> Part:
+    """The first n images of the run's data set's split, all where it has fewer."""
+    from jaxgen import data as sets
+
+    return first_of(run, sets.other_split(run.experiment.data, split), n)
+
+
+def first_of(run: Any, data: Any, n: int | None) -> Part:
+    """The first n images of a data set, all where it has fewer."""
+    import numpy as np
+
+    from jaxgen.metrics.pieces import conditions_at
+
+    model = run.experiment.model
+    index = np.arange(data.size if n is None else min(n, data.size))
+    batch = data.take(index)
+    model.game.check(batch)
+    return Part(data, batch.x, batch.condition, conditions_at(model.condition, data, index))
+
+
+def held_out(run: Any, n: int) -> tuple[Any, Any]:
+    """(n test images in [-1, 1], the model's conditions of them)."""
+    import jax.numpy as jnp
+
+    from jaxgen import data as sets
+    from jaxgen.data.pipeline import normalize
+    from jaxgen.types import Batch
+
+    data = sets.other_split(run.experiment.data, "test")
+    check(1 <= n <= data.size, f"{n} images of {data.name}: give 1 to {data.size}, which its test split has")
+    part = first_of(run, data, n)
+    return normalize(Batch(jnp.asarray(part.x))).x, part.condition
+
+
+def same_shape(exp: Any, data: Any) -> Any:
+    """Another data set, or InputError for examples of another shape than the run's."""
+    check(
+        data.shape == exp.data.shape,
+        f"{data.name} has examples of shape {data.shape}, this run was trained on {exp.data.shape}",
+    )
+    return data
+
+
+def counted(part: Part) -> str:
+    """1,000 images of digits test."""
+    return f"{len(part.x):,} images of {part.data.name} {part.data.split}"

@@ -1,0 +1,132 @@
+"""Runs that begin with what others have learned: all of another run's parameters, or some groups of them, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen import training
+from jaxgen.runs import Run, load_run
+from jaxgen.types import Average, Game, TrainState, Tree, check, weights
+
+Start = str | Path | Mapping[str, str | Path] | None
+"""The folder of a run, all of whose parameters a new one begins with; or {group: folder}, for those groups alone."""
+
+
+class Graft(NamedTuple):
+    """What a state begins with instead of its own: {group: tree} of parameters and of `extra`."""
+
+    params: dict[str, Tree]
+    extra: dict[str, Tree]
+
+
+def parse(text: str) -> Start:
+    """ "RUN", or "GROUP=RUN,GROUP=RUN"."""
+    if "=" not in text or Path(text).exists():
+        return text
+    pairs = [word.partition("=") for word in text.split(",")]
+    good = all(group.strip() and run.strip() for group, _, run in pairs)
+    check(good, f"--start {text}: give the folder of a run, or GROUP=RUN for each group, separated by commas")
+    return {group.strip(): run.strip() for group, _, run in pairs}
+
+
+def resolved(start: Start) -> Any:
+    """`start` as a run's settings note it: absolute paths, and "" for none."""
+    if isinstance(start, Mapping):
+        return {group: str(Path(path).resolve()) for group, path in start.items()}
+    return str(Path(start).resolve()) if start else ""
+
+
+def load(start: Start, shapes: TrainState) -> Graft:
+    """The trees that a state of these shapes begins with, averaged ones where there are any. InputError for runs whose
+    networks are others.
+
+    All of a run: its parameters and its `extra` have to be those of the new one. One group g: all of the donor's
+    parameters where they fit (an autoencoder under a latent model), else the donor's own group of that name; with the
+    part of `extra` that belongs to them, where both have it.
+    """
+    check(bool(start), "nothing is given to start from: give the folder of a run")
+    if not isinstance(start, Mapping):
+        donor = _donor(start)  # type: ignore[arg-type]
+        params, extra = weights(donor.state)
+        same = _fits((params, extra), (shapes.params, shapes.extra))
+        check(same, f"the parameters of {donor.experiment.name} do not fit: start from a run of the same networks")
+        return Graft(params, extra)
+    unknown = sorted(set(start) - set(shapes.params))
+    check(
+        not unknown, f"there is no group {', '.join(unknown)} to start with a run: this one has {_list(shapes.params)}"
+    )
+    parts = {group: _group(group, path, shapes) for group, path in start.items()}
+    return Graft(
+        {group: params for group, (params, _) in parts.items()},
+        {group: extra for group, (_, extra) in parts.items() if extra is not None},
+    )
+
+
+def apply(state: TrainState, game: Game, graft: Graft) -> TrainState:
+    """A fresh state with the graft's trees in it, placed as its own are; averages begin there too."""
+    params = {**state.params, **{g: _placed(tree, state.params[g]) for g, tree in graft.params.items()}}
+    extra = state.extra
+    if graft.extra:
+        extra = {**state.extra, **{g: _placed(tree, state.extra[g]) for g, tree in graft.extra.items()}}
+    average: Average | None = None if state.ema is None else training.first_average(game, params, extra)
+    return state._replace(params=params, extra=extra, ema=average)
+
+
+def _donor(path: str | Path) -> Run:
+    return load_run(path, "one" if jax.process_count() == 1 else "data")
+
+
+def _group(group: str, path: str | Path, shapes: TrainState) -> tuple[Tree, Tree]:
+    """(parameters, part of extra or None) that a group begins with."""
+    donor = _donor(path)
+    params, extra = weights(donor.state)
+    wanted = shapes.params[group]
+    if _fits(params, wanted):
+        return params, _extra(extra, group, shapes)
+    check(group in params and _fits(params[group], wanted), _misfit(group, donor, params, wanted))
+    return params[group], _extra(extra.get(group) if isinstance(extra, Mapping) else None, group, shapes)
+
+
+def _extra(extra: Tree, group: str, shapes: TrainState) -> Tree:
+    own = shapes.extra.get(group) if isinstance(shapes.extra, Mapping) else None
+    return extra if own is not None and extra is not None and _fits(extra, own) else None
+
+
+def _fits(tree: Tree, wanted: Tree) -> bool:
+    """Whether two trees have one structure and arrays of the same shapes and dtypes."""
+    if jax.tree.structure(tree) != jax.tree.structure(wanted):
+        return False
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(wanted), strict=True)
+    return all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+
+
+def _misfit(group: str, donor: Run, params: Mapping[str, Tree], wanted: Tree) -> str:
+    """What is there and what is needed, in one line: the first array that differs, or the groups."""
+    name = donor.experiment.name
+    start = f"the group {group} cannot begin with the run of {name}"
+    whose = f"{name}'s group {group}" if group in params else f"{name}'s groups {_list(params)}"
+    theirs, ours = _arrays(params.get(group, params)), _arrays(wanted)
+    for path in sorted(set(theirs) | set(ours)):
+        if theirs.get(path) != ours.get(path):
+            there, here = theirs.get(path, "not there"), ours.get(path, "not there")
+            return f"{start}: {path} is {there} in {whose}, {here} in {group}; give a run of the same networks"
+    return f"{start}, which has {whose}; give a run of the same networks"
+
+
+def _arrays(tree: Tree) -> dict[str, str]:
+    named = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): f"{a.dtype}{list(a.shape)}" for p, a in named}
+
+
+def _list(groups: Mapping[str, Tree]) -> str:
+    return ", ".join(groups)
+
+
+def _placed(tree: Tree, own: Tree) -> Tree:
+    """A copy of `tree` where the arrays of `own` lie: the donor's arrays stay its own when these are donated."""
+    return jax.tree.map(lambda a, b: jax.device_put(jnp.copy(a), b.sharding), tree, own)

@@ -1,0 +1,161 @@
+"""Hooks: what a run does every so many steps beside training. `record`, `save`, `draw` and `score` are jaxgen's own.
+
+def norm(moment):
+    return {"norm": float(optax.global_norm(moment.state.params))}
+
+jaxgen.fit(exp, hooks=[Hook(100, norm)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import checkpoint, conditions, parallel, viz
+from jaxgen.data import normalize
+from jaxgen.records import Records
+from jaxgen.runs import Experiment
+from jaxgen.sampling import sample
+from jaxgen.types import TrainState, Tree
+
+POINTS = 1024  # samples of a picture of points
+
+
+class Moment(NamedTuple):
+    """What a hook is given.
+
+    exp, folder, place   the run, its folder, and where its arrays lie
+    state, step          after that many steps; the next call overwrites the state: copy what is to be kept
+    metrics              the means since the last record, and what the hooks before this one have measured
+    chief                whether this process is the one that writes files
+    """
+
+    exp: Experiment
+    folder: Path
+    place: parallel.Layout
+    state: TrainState
+    step: int
+    metrics: Mapping[str, float] = {}
+    chief: bool = True
+
+
+class Hook(NamedTuple):
+    """every   steps between calls; it is called after the last step too
+    call    (moment) -> numbers for the record of this step, or None; in a run of several processes all of them call it
+    also    "stop": also when a signal stops the run; "any": also then, and whenever another hook is called
+    """
+
+    every: int
+    call: Callable[[Moment], Mapping[str, float] | None]
+    also: str = ""
+
+
+def due(hooks: Sequence[Hook], step: int, last: int, stop: bool) -> list[Hook]:
+    """The hooks to call after a step, in order; last: of the run; stop: a signal stops it here."""
+    now = [step % hook.every == 0 or step == last or (stop and hook.also != "") for hook in hooks]
+    return [hook for hook, its_turn in zip(hooks, now, strict=True) if its_turn or (hook.also == "any" and any(now))]
+
+
+def steps_until(hooks: Sequence[Hook], step: int, last: int) -> int:
+    """How many steps there are before the next hook."""
+    return min(last - step, *(hook.every - step % hook.every for hook in hooks))
+
+
+def record(records: Records, every: int) -> Hook:
+    """A line of metrics.jsonl, and scalars for TensorBoard."""
+    return Hook(every, lambda moment: records.log(moment.step, moment.metrics), also="any")
+
+
+def save(store: checkpoint.Store, every: int) -> Hook:
+    """A checkpoint."""
+
+    def call(moment: Moment) -> None:
+        checkpoint.save(store, moment.state, moment.step)
+
+    return Hook(every, call, also="stop")
+
+
+def score(best: Any, every: int) -> Hook:
+    """A score of samples, whose best state is kept; best: a `jaxgen.scoring.Best`."""
+    return Hook(every, lambda moment: best.update(moment.state, moment.step))
+
+
+def draw(every: int) -> Hook:
+    """A picture of samples; after the last step also as samples.png."""
+
+    def call(moment: Moment) -> None:
+        last = [final_picture(moment.folder)] if moment.step == moment.exp.steps else []
+        picture(moment, moment.folder / "samples" / f"step_{moment.step:08d}.png", *last)
+
+    return Hook(every, call)
+
+
+def aside(hook: Hook, records: Records) -> Hook:
+    """The hook, whose time counts as none of training."""
+
+    def call(moment: Moment) -> Mapping[str, float] | None:
+        with records.aside():
+            return hook.call(moment)
+
+    return hook._replace(call=call)
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def final_picture(folder: Path) -> Path:
+    """The picture that a run ends with."""
+    return folder / "samples.png"
+
+
+def picture(moment: Moment, *paths: Path) -> None:
+    """A grid of samples from always the same noise, in each of the files."""
+    exp, plan = moment.exp, picture_plan(moment.exp)
+    key, batch = jax.random.key(exp.seed), max(plan.n, 64)
+    x = sample(exp.model, moment.state, key, plan.n, plan.condition, sharding=moment.place.rows, batch=batch)
+    x = parallel.to_host(x)
+    for path in paths if moment.chief else ():
+        viz.save_picture(path, viz.beside(plan.left, x), plan.columns)
+
+
+def no_picture(exp: Experiment) -> str:
+    """Why there is no picture of a run's samples, or "" where there is one."""
+    shape = exp.data.shape
+    if not exp.draws:
+        return "it draws no samples"
+    drawable = shape == (2,) or (len(shape) == 3 and shape[-1] in (1, 3))
+    return "" if drawable else f"there is no picture of samples of shape {shape}"
+
+
+class Plan(NamedTuple):
+    """A run's picture: n samples in so many columns, their conditions, and images to the left of each row."""
+
+    n: int
+    columns: int
+    condition: Tree = None
+    left: Sequence[np.ndarray] = ()
+
+
+def picture_plan(exp: Experiment) -> Plan:
+    """Every value of the condition in turn; where these are too many to list, six samples for each of the first
+    examples' conditions, which stand beside them."""
+    given, points = exp.model.condition, len(exp.data.shape) == 1
+    if given is None:
+        return Plan(POINTS, 1) if points else Plan(64, 8)
+    if given.values > 0:
+        columns = given.values if 5 <= given.values <= 20 else 8
+        n = POINTS if points else 8 * columns
+        return Plan(n, columns, np.arange(n) % given.values)
+    wanted = POINTS if points else 8
+    batch = normalize(jax.tree.map(jnp.asarray, exp.data.take(np.arange(min(wanted, exp.data.size)))))
+    condition = given.of(batch)
+    if points:
+        return Plan(POINTS, 1, conditions.rows(condition, np.arange(POINTS) % conditions.count(condition)))
+    shown = given.show(condition)
+    left = [np.asarray(batch.x), *([] if shown is None else [np.asarray(shown)])]
+    return Plan(6 * len(batch.x), 6 + len(left), conditions.repeat(condition, 6), left)

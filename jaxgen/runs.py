@@ -1,0 +1,362 @@
+"""What a run is: an experiment, a function of plain keywords in a file, and the folder that training it fills.
+
+A run's folder stands by itself. It holds
+
+  settings.json     the experiment's name and keywords, where its file was, the SHA-256 and the signature of its
+                    source, what the run began with, the data sets that it loads, and the shapes of one example
+  experiment.py     the source of the experiment that the newest state was trained by; of a run that went on with a
+                    changed file, experiment-until-STEP.py is what it was before
+  checkpoints       see `jaxgen.checkpoint`
+
+so that it can be moved, and loaded where its training data is not. Loading it executes experiment.py: see
+`jaxgen.trust` for whose.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgen import checkpoint, parallel, training, trust
+from jaxgen.data import Dataset, order
+from jaxgen.data.described import Description, batch_of, outline, recording, standing_in
+from jaxgen.files import atomically
+from jaxgen.types import Batch, Game, InputError, Model, TrainState, check
+
+SOURCE = "experiment.py"
+SETTINGS = "settings.json"
+AT_LEAST_ONE = ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every")
+PIECE = 8192  # examples that are checked at once
+
+
+class Experiment(NamedTuple):
+    """What an experiment's function returns.
+
+    model               a `Model`; or, for what is trained and draws no samples, anything with a field `game`, such as
+                        `families.Classifier`
+    optimizers          as `training.make_step` takes them
+    data                a `jaxgen.data.Dataset` to train on
+    batch               examples of a minibatch, over all devices
+    steps, seed         how long, and the seed of everything random
+    order, accumulate   turns of the players; slices of a minibatch whose gradients are added up
+    ema                 decay of the averaged parameters, 0 for none
+    log_every, sample_every, save_every    in steps
+    name, source, code, settings, sets     filled in by `load_experiment`: the file and its text, the keywords, and
+                        descriptions of the data sets that were loaded
+    """
+
+    model: Any
+    optimizers: training.Optimizers
+    data: Dataset
+    batch: int = 128
+    steps: int = 1000
+    seed: int = 0
+    order: Sequence[str] | None = None
+    accumulate: int = 1
+    ema: float = 0.999
+    log_every: int = 50
+    sample_every: int = 1000
+    save_every: int = 1000
+    name: str = "experiment"
+    source: str = ""
+    code: str = ""
+    settings: Mapping[str, Any] = {}
+    sets: Sequence[Description] = ()
+
+    @property
+    def game(self) -> Game:
+        """What is trained."""
+        return self.model.game
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is anything to sample from."""
+        return isinstance(self.model, Model)
+
+
+# --- experiments ---------------------------------------------------------------------------------------------------
+
+
+def load_function(path: str | Path) -> Callable[..., Experiment]:
+    """The function `experiment` of a Python file."""
+    return _function(Path(path), _read_code(Path(path)))
+
+
+def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
+    """The experiment of a file, with its keywords changed as given. `steps` and `seed` every experiment has.
+
+    InputError for what is wrong with the file or the keywords, also where the experiment's own code raises something.
+    """
+    path = Path(path)
+    with recording() as sets:
+        exp = _build(path, _read_code(path), keywords)
+    return exp._replace(sets=tuple(sets))
+
+
+def _read_code(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    near = sorted(p.name for p in folder.glob("*.py"))[:10] if folder.is_dir() else []
+    check(path.is_file(), f"no experiment file {path}" + (f"; in {folder} there are {', '.join(near)}" if near else ""))
+    check(path.suffix == ".py", f"{path} is not a Python file: an experiment's name ends in .py")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} ({error}): give a Python file in UTF-8") from None
+
+
+def _function(path: Path, code: str) -> Callable[..., Experiment]:
+    """The function `experiment` of this code, executed as it is: no compiled file that lies beside it is used."""
+    name = f"jaxgen_experiment_{path.stem}_{trust.sha256(code)[:8]}"
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, None, origin=str(path)))  # type: ignore[arg-type]
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where annotations of the file are looked up
+    compiled = compile(code, str(path), "exec")
+    _own_mistakes(path, lambda: exec(compiled, module.__dict__))
+    function = getattr(module, "experiment", None)
+    check(callable(function), f"{path} defines no function `experiment(*, ...) -> jaxgen.Experiment`")
+    return function  # type: ignore[return-value]
+
+
+def _build(path: Path, code: str, keywords: Mapping[str, Any]) -> Experiment:
+    function = _function(path, code)
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    general = {name: keywords[name] for name in ("steps", "seed") if name in keywords and name not in defaults}
+    own = {name: value for name, value in keywords.items() if name not in general}
+    unknown = sorted(set(own) - set(defaults))
+    check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
+    check_numbers(keywords)
+    exp = _own_mistakes(path, lambda: function(**own))
+    check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
+    exp = exp._replace(**general)
+    check_numbers(exp._asdict())
+    settings = {**defaults, **own, "steps": exp.steps, "seed": exp.seed}
+    return exp._replace(name=path.stem, source=str(path.resolve()), code=code, settings=settings)
+
+
+def _own_mistakes(path: Path, call: Callable[[], Any]) -> Any:
+    """`call()`, where whatever an experiment's code raises becomes one line."""
+    try:
+        return call()
+    except InputError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path} raised {type(error).__name__}{f': {text}' if text else ''}; mend the file or the keywords "
+            "(JAXGEN_TRACEBACK=1 shows where)"
+        ) from error
+
+
+def check_numbers(fields: Mapping[str, Any]) -> None:
+    """InputError for numbers of an `Experiment`, or keywords of those names, that cannot be."""
+    for name in AT_LEAST_ONE:
+        value = fields.get(name, 1)
+        check(not isinstance(value, int | float) or value >= 1, f"{name} must be at least 1, it is {value}")
+    ema = fields.get("ema", 0.0)
+    check(not isinstance(ema, int | float) or 0 <= ema < 1, f"ema must be in [0, 1), it is {ema}")
+
+
+def check_data(exp: Experiment) -> None:
+    """InputError for data that the model does not take, before anything is compiled: all of a set that is in memory."""
+    count = min(256 if exp.data.streaming else exp.data.size, exp.data.size)
+    for start in range(0, count, PIECE):
+        exp.game.check(exp.data.take(np.arange(start, min(start + PIECE, count))))
+
+
+def first_batch(exp: Experiment) -> Batch:
+    """The first minibatch that a step is going to see, a slice of it where gradients are accumulated."""
+    return exp.data.take(order(exp.data.size, exp.seed, 0, _examples(exp)))
+
+
+def init(exp: Experiment, batch: Batch) -> TrainState:
+    """The state before the first step; batch: `first_batch(exp)`, or shapes under `jax.eval_shape`."""
+    return training.init_state(exp.game, exp.optimizers, jax.random.key(exp.seed), batch, ema=exp.ema > 0)
+
+
+def template(exp: Experiment, place: parallel.Layout, make: Callable[[Batch], TrainState], batch: Batch) -> TrainState:
+    """`parallel.template(place, make, batch)`, in which networks see their sizes for the first time."""
+    return _own_mistakes(Path(exp.source or exp.name), lambda: parallel.template(place, make, batch))
+
+
+def _examples(exp: Experiment) -> int:
+    return max(1, exp.batch // exp.accumulate)
+
+
+# --- reading a run back --------------------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """A trained experiment read back: its pure functions, its newest good state, and the step of it."""
+
+    experiment: Experiment
+    state: TrainState
+    step: int
+
+
+def load_run(workdir: str | Path, layout: str = "one", trust: bool = False) -> Run:
+    """The run of a folder that `fit` wrote: functions rebuilt from its own copy of the experiment, arrays from the
+    checkpoint. Its data set need not be there: it is read at the first `take` of `experiment.data`.
+
+    trust: execute the folder's experiment.py though this user has not written it. InputError for a folder that is no
+    run's, that has no good checkpoint, or whose code is another's and not trusted.
+    """
+    note, code = _own_code(Path(workdir), trust)
+    with standing_in(note["data"]):
+        exp = _build(Path(workdir) / SOURCE, code, note["keywords"])
+    exp = exp._replace(name=note["name"], source=note["source"], sets=note["data"])
+    batch = batch_of(note["example"] or outline(exp.data), _examples(exp))
+    shapes = template(exp, parallel.layout(layout), partial(init, exp), batch)
+    store = checkpoint.open_store(checkpoints(workdir), read_only=True)
+    found = checkpoint.restore(store, shapes, report=say)
+    check(found is not None, f"{workdir} has no checkpoint yet: train it first")
+    return Run(exp, *found)  # type: ignore[misc]
+
+
+def load(workdir: str | Path, trust: bool = False) -> tuple[Any, TrainState]:
+    """`model, state = jaxgen.load(workdir)`: what `sample` and the rest of the sampling API take. trust: as in
+    `load_run`."""
+    run = load_run(workdir, trust=trust)
+    return run.experiment.model, run.state
+
+
+def _own_code(folder: Path, trusted: bool) -> tuple[dict[str, Any], str]:
+    """(the settings of a run, its own copy of the experiment), or InputError where that may not be executed."""
+    note = read_settings(folder)
+    check(checkpoint.latest(checkpoints(folder)) is not None, f"{folder} has no checkpoint yet: train it first")
+    path, unless = folder / SOURCE, "to execute it nevertheless, read it, then give --trust (trust=True in Python)"
+    check(
+        note["source"] != "",
+        f"the run in {folder} was made in Python, not from a file: build its Experiment again and `fit` it there",
+    )
+    check(path.is_file(), f"{folder} has no {SOURCE}, the source of its experiment: put that file there; {unless}")
+    code = _read_code(path)
+    if not (trusted or trust.is_trusting()):
+        check(trust.sha256(code) == note["sha256"], f"{path} has changed since the run was trained; {unless}")
+        check(trust.is_own(code, note["signature"]), f"{path} is not signed by you, so that it is not run; {unless}")
+    original = Path(note["source"])
+    if original.is_file() and trust.sha256(original.read_text(encoding="utf-8", errors="replace")) != note["sha256"]:
+        say(f"note: {original} has changed since the run in {folder} was trained, which keeps its own copy")
+    return note, code
+
+
+# --- the settings of a run -----------------------------------------------------------------------------------------
+
+
+def checkpoints(workdir: str | Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return Path(workdir) / "checkpoints"
+
+
+def read_settings(workdir: str | Path) -> dict[str, Any]:
+    """What `fit` noted of a run: name, source, sha256, signature, keywords, start, data, example."""
+    check(Path(workdir).is_dir(), f"no folder {workdir}: give the folder of a run, such as runs/digits_vae")
+    path = Path(workdir) / SETTINGS
+    check(path.is_file(), f"{workdir} is not the folder of a run (it has no {SETTINGS}): train into it first")
+    try:
+        note = json.loads(path.read_text())
+        needed = {name: note[name] for name in ("name", "source", "sha256", "keywords")}
+        return {"signature": "", "start": "", "data": [], "example": None, **note, **needed}
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}): train into another folder, or restore the file") from None
+
+
+def noted_start(folder: Path) -> Any:
+    """What the run in `folder` began with, should it have been killed before its first checkpoint; or ""."""
+    return read_settings(folder)["start"] if (folder / SETTINGS).exists() else ""
+
+
+def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:
+    """Make `folder` this experiment's, or go on in it if it is: the same experiment with the same keywords and, once it
+    has a checkpoint, the same `start` (folders of other runs). write: whether this process is the one that writes."""
+    done = checkpoint.latest(checkpoints(folder))
+    theirs = None
+    if (folder / SETTINGS).exists():
+        theirs = read_settings(folder)
+        _check_same(folder, exp, theirs, start, done)
+        # with nothing left to train the note stays as it is: asking for fewer steps does not undo any
+        write = write and (done or 0) < exp.steps
+    else:
+        check(done is None, f"{folder} holds checkpoints but no {SETTINGS}: choose another --workdir")
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("claimed")  # nobody writes before everybody has read
+    if theirs is not None and exp.code and trust.sha256(exp.code) != theirs["sha256"]:
+        say(_went_on(folder, exp, done) if write else f"note: {exp.source} has changed since the run in {folder}")
+    if write:
+        _write(folder, exp, start if theirs is None or done is None else theirs["start"])
+
+
+def _keywords(exp: Experiment) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(exp.settings), default=str))
+
+
+def _check_same(folder: Path, exp: Experiment, theirs: Mapping[str, Any], start: Any, done: int | None) -> None:
+    check(
+        theirs["name"] == exp.name,
+        f"{folder} holds a run of {theirs['name']}, not of {exp.name}: choose another --workdir",
+    )
+    mine, noted = _keywords(exp), theirs["keywords"]
+    changed = [
+        f"{k}={noted.get(k)!r} (now {mine.get(k)!r})"
+        for k in sorted(set(mine) | set(noted))
+        if k != "steps" and mine.get(k) != noted.get(k)
+    ]
+    check(
+        not changed,
+        f"{folder} holds a run with {', '.join(changed)}: choose another --workdir, or the same settings",
+    )
+    check(
+        done is None or start in ("", theirs["start"]),
+        f"{folder} holds a run that began with {theirs['start'] or 'fresh parameters'}, not with {start}: "
+        "leave --start out to go on with it, or choose another --workdir",
+    )
+
+
+def _went_on(folder: Path, exp: Experiment, done: int | None) -> str:
+    """The folder's source is always that of its newest state: the one before is put aside, not lost."""
+    kept, line = folder / SOURCE, f"note: {exp.source} has changed since the run in {folder} began: it goes on with the"
+    if not kept.exists():
+        return f"{line} file as it is now"
+    aside = folder / f"experiment-until-{done or 0}.py"
+    kept.replace(aside)
+    return f"{line} file as it is now, what it was stays in {aside.name}"
+
+
+def _write(folder: Path, exp: Experiment, start: Any) -> None:
+    if exp.code:
+        atomically(folder / SOURCE, lambda tmp: tmp.write_text(exp.code, encoding="utf-8"))
+    note = {
+        "name": exp.name,
+        "source": exp.source,
+        "sha256": trust.sha256(exp.code),
+        "signature": trust.sign(exp.code),
+        "keywords": _keywords(exp),
+        "start": start,
+        "data": list(exp.sets),
+        "example": outline(exp.data),
+    }
+    atomically(folder / SETTINGS, lambda tmp: tmp.write_text(json.dumps(note, indent=1) + "\n"))
+
+
+def copy_settings(folder: Path, to: Path) -> None:
+    """Make `to` a run's folder like `folder`, but for its checkpoints."""
+    for name in (SOURCE, SETTINGS):
+        path = folder / name
+        if path.exists():
+            content = path.read_bytes()
+            atomically(to / name, lambda tmp, content=content: tmp.write_bytes(content))
+
+
+def say(line: str) -> None:
+    """A line for whoever watches the run."""
+    print(line, file=sys.stderr, flush=True)
