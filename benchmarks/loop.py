@@ -1,14 +1,16 @@
-"""What `fit` adds to a bare compiled step, as ratios of paired runs, and how long a start takes.
+"""What `fit` adds to a bare compiled step, as ratios of paired runs, and what a start costs.
 
 taskset -c 1 python benchmarks/loop.py calls     steps a call, one and the same executable: a UNet, a convolutional VAE
-taskset -c 1 python benchmarks/loop.py rate      images a second of `fit` over those of the bare step, called in a loop
-taskset -c 1 python benchmarks/loop.py start     seconds from the start of a process to its first trained step
+taskset -c 1 python benchmarks/loop.py rate      a step of `fit` against the bare step, called in a loop
+taskset -c 1 python benchmarks/loop.py start     from the start of a process to its first trained step
 
-`start` compares, in fresh processes: nothing kept on disk; programs kept that took a second to compile (JAX's default);
-all of them kept (jaxgen's); and that with the step traced twice, as it was once.
+All in CPU seconds of one core, system time included, so that other processes hardly count. `start` compares, in fresh
+processes: nothing kept on disk; programs kept that took a second to compile (JAX's default); all of them kept
+(jaxgen's); and that with the step traced twice, as it was once.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,11 +26,11 @@ import optax
 import jaxgen
 from jaxgen import families, parallel, runs, training
 from jaxgen.data import in_memory, pipeline
+from jaxgen.hooks import Hook
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder
 from jaxgen.nets.unet import UNet
 from jaxgen.processes import cosine
-from jaxgen.records import read
 from jaxgen.sampling import ddim, iterate, uniform
 
 ROUNDS = 5
@@ -36,8 +38,8 @@ FOREVER = 10**9
 
 
 def experiment(name: str, steps: int = 1) -> jaxgen.Experiment:
-    """A UNet of 7 million parameters on 32x32, batch 32, or a small VAE on 28x28, batch 128: random images."""
-    size, channels, batch = (32, 3, 32) if name == "unet" else (28, 1, 128)
+    """A UNet on 32x32, batch 8, or a small VAE on 28x28, batch 128: random images."""
+    size, channels, batch = (32, 3, 8) if name == "unet" else (28, 1, 128)
     x = np.random.default_rng(0).integers(0, 256, (1024, size, size, channels), dtype=np.uint8)
     if name == "unet":
         process = cosine()
@@ -63,63 +65,74 @@ def prepared(exp: jaxgen.Experiment) -> tuple[Callable, training.TrainState, Cal
     return run, state, lambda n: parallel.place_batch(place, reader.take(n))
 
 
+def page_faults() -> int:
+    """Of this process so far: memory that the system had to provide anew."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def calls() -> None:
-    """Seconds a step for 1, 2, 3 and 6 steps a call."""
-    print("| model | steps a call | ms a step | times as fast as one |\n|---|---|---|---|")
+    """Seconds a step for one step a call and for three."""
+    print("| model | steps a call | ms a step | page faults a step | times as fast as one |\n|---|---|---|---|---|")
     for name in ("unet", "vae"):
         run, state, batches = prepared(experiment(name))
-        six, seconds = batches(6), {n: [] for n in (1, 2, 3, 6)}
+        six, seconds = batches(6), {n: [] for n in (1, 3)}
         state, _ = jax.block_until_ready(run(state, six, np.int32(1)))
         for _ in range(ROUNDS):
             for n, found in seconds.items():
-                began = time.perf_counter()
+                began, faults = time.process_time(), page_faults()
                 for _ in range(6 // n):
                     state, _ = jax.block_until_ready(run(state, six, np.int32(n)))
-                found.append((time.perf_counter() - began) / 6)
+                found.append(((time.process_time() - began) / 6, (page_faults() - faults) / 6))
         for n, found in seconds.items():
-            ratio = np.median(np.divide(seconds[1], found))
-            print(f"| {name} | {n} | {1e3 * np.median(found):.1f} | {ratio:.3f} |", flush=True)
+            ratio = np.median([one / other for (one, _), (other, _) in zip(seconds[1], found, strict=True)])
+            step, faults = np.median(found, axis=0)
+            print(f"| {name} | {n} | {1e3 * step:.1f} | {faults:,.0f} | {ratio:.3f} |", flush=True)
 
 
 def rate() -> None:
-    """Images a second of `fit`, from its own records, over those of a loop of single compiled steps."""
-    print("| model | bare step | fit | fit / bare |\n|---|---|---|---|")
-    for name, steps in (("unet", 24), ("vae", 1500)):
-        exp = experiment(name, steps)
+    """Seconds a step of `fit`, between two hooks, against those of a loop of single compiled steps."""
+    print("| model | bare step, ms | fit, ms | bare / fit |\n|---|---|---|---|")
+    for name, steps in (("unet", 12), ("vae", 200)):
+        exp = experiment(name, 2 * steps)
         step = jax.jit(training.make_step(exp.game, exp.optimizers, ema=exp.ema), donate_argnums=0)
         _, state, batches = prepared(exp)
-        one, found = jax.tree.map(lambda a: a[0], batches(1)), []
-        state, _ = jax.block_until_ready(step(state, one))
-        for _ in range(ROUNDS if name == "vae" else 3):
-            began = time.perf_counter()
+        found = []
+        state, _ = jax.block_until_ready(step(state, jax.tree.map(lambda a: a[0], batches(1))))
+        for _ in range(ROUNDS):
+            began = time.process_time()
             for _ in range(steps):
                 state, metrics = step(state, jax.tree.map(lambda a: a[0], batches(1)))
                 jax.device_get(metrics)
-            bare = steps * exp.batch / (time.perf_counter() - began)
-            with tempfile.TemporaryDirectory() as folder:
-                jaxgen.fit(exp, folder, progress=False)
-                found.append((bare, read(folder)[-1]["images_per_second"]))
-        bare, fitted = np.median(found, axis=0)
-        ratio = np.median([b / a for a, b in found])
-        print(f"| {name} | {bare:,.0f} | {fitted:,.0f} | {ratio:.2f} |", flush=True)
+            bare = (time.process_time() - began) / steps
+            found.append((bare, fitted(exp, steps)))
+        bare, fit = 1e3 * np.median(found, axis=0)
+        print(f"| {name} | {bare:.1f} | {fit:.1f} | {np.median([a / b for a, b in found]):.2f} |", flush=True)
+
+
+def fitted(exp: jaxgen.Experiment, steps: int) -> float:
+    """Seconds a step in the second half of a run of 2 `steps`."""
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        jaxgen.fit(exp, folder, hooks=[Hook(steps, lambda moment: times.append(time.process_time()))], progress=False)
+    return (times[1] - times[0]) / steps
 
 
 START = """
-import time, sys; began = time.time()
+import sys, time
 sys.path.insert(0, {here!r})
 import jaxgen
 from jaxgen import parallel
 if {twice}: parallel._traced_once = lambda step: step
 import loop
 def first(moment):
-    print(time.time() - began, flush=True)
+    print(time.process_time(), flush=True)
     raise SystemExit
 jaxgen.fit(loop.experiment({name!r}, 2), {run!r}, hooks=[jaxgen.hooks.Hook(1, first)], progress=False)
 """
 
 
 def start() -> None:
-    """Seconds to the first trained step of fresh processes, medians."""
+    """Seconds to the first trained step of fresh processes: with nothing on disk, then with what that one kept."""
     print("| model | kept on disk | cold | warm |\n|---|---|---|---|")
     kinds = {
         "nothing": {"JAX_ENABLE_COMPILATION_CACHE": "0"},

@@ -4,9 +4,9 @@ TFDS_DATA_DIR=... jaxgen train experiments/mnist_attributes.py
 jaxgen sample runs/mnist_attributes --condition thick,slanted
 python experiments/mnist_attributes.py runs/mnist_attributes
 
-The last command draws 3,200 digits, a hundred of each combination of attributes, measures their attributes and prints the
-share that agrees with the condition; a model that ignores it gets 0.5. Beside it stands what the same measurement finds
-in reconstructions of test digits, given their own attributes: what a blurred digit can reach.
+The last command draws 3,200 digits, a hundred of each combination of attributes, measures their attributes and prints
+the share that agrees with the condition; a model that ignores it gets 0.5. Beside it stands what the same measurement
+finds in reconstructions of test digits, given their own attributes: what a blurred digit can reach.
 """
 
 import sys

@@ -323,7 +323,7 @@ def _agreed(failure: _Damaged | InputError | None) -> _Damaged | InputError | No
 
 
 def _read_step(folder: Path, step: int, template: Tree) -> tuple[list[Leaf], list[jax.Array]]:
-    """The records and the arrays of one step, placed as the template says. It waits for no other process."""
+    """The records and the arrays of one step, placed as in the template. It waits for no other process."""
     import tensorstore as ts
 
     leaves = _read_leaves(folder, step, template)

@@ -96,7 +96,7 @@ def fit(
     store = checkpoint.open_store(runs.checkpoints(folder))
     with contextlib.ExitStack() as closing:
         closing.callback(checkpoint.close, store)
-        found = checkpoint.restore(store, shapes, report=runs.say)
+        found = checkpoint.restore(store, shapes, report=runs.notice)
         state, step = found or (_begun(exp, parallel.create(shapes, make, batch), graft), 0)
         records = closing.enter_context(Records(folder, step, exp.steps, _step_size(exp), progress, write=chief))
         calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records)))
@@ -105,7 +105,7 @@ def fit(
         stops = closing.enter_context(_signals())
         state = _train(Moment(exp, folder, place, state, step, chief=chief), calls, every, stops)
     if chief:
-        runs.say(records.summary(folder, no_picture(exp)))
+        runs.notice(records.summary(folder, no_picture(exp)))
     return state
 
 

@@ -71,7 +71,7 @@ def state_sharding(place: Layout, shapes: Tree) -> Tree:
 
 
 def template(place: Layout, init: Callable[..., TrainState], *args: Any) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init(*args)` makes, without making it: what a restore asks for.
+    """Shapes, dtypes and shardings of the state that `init(*args)` makes, without making it: what a restore needs.
 
     args: trees of arrays, or of `jax.ShapeDtypeStruct`.
     """
@@ -81,7 +81,7 @@ def template(place: Layout, init: Callable[..., TrainState], *args: Any) -> Trai
 
 
 def create(shapes: TrainState, init: Callable[..., TrainState], *args: Any) -> TrainState:
-    """`init(*args)` made where its `template` says, piece by piece; args: the same arrays in every process."""
+    """`init(*args)` made where its `template` lies, piece by piece; args: the same arrays in every process."""
     where = jax.tree.map(lambda s: s.sharding, shapes)
     # an initialisation runs once: on the CPU optimising it costs more than it saves, and changes no value
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -133,7 +133,7 @@ def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callab
 
 
 def _traced_once(step: Step) -> Step:
-    """`repeat` asks for the shapes of a step's metrics before it loops: the trace made for them serves the loop too."""
+    """`repeat` needs the shapes of a step's metrics before it loops: the trace made for them serves the loop too."""
     return jax.jit(step, inline=True)
 
 

@@ -118,7 +118,7 @@ def _function(path: Path, code: str) -> Callable[..., Experiment]:
     name = f"jaxgen_experiment_{path.stem}_{trust.sha256(code)[:8]}"
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, None, origin=str(path)))  # type: ignore[arg-type]
     module.__file__ = str(path)
-    sys.modules[name] = module  # where annotations of the file are looked up
+    sys.modules[name] = module  # where annotations of the file are resolved
     compiled = compile(code, str(path), "exec")
     _own_mistakes(path, lambda: exec(compiled, module.__dict__))
     function = getattr(module, "experiment", None)
@@ -216,7 +216,7 @@ def load_run(workdir: str | Path, layout: str = "one", trust: bool = False) -> R
     batch = batch_of(note["example"] or outline(exp.data), _examples(exp))
     shapes = template(exp, parallel.layout(layout), partial(init, exp), batch)
     store = checkpoint.open_store(checkpoints(workdir), read_only=True)
-    found = checkpoint.restore(store, shapes, report=say)
+    found = checkpoint.restore(store, shapes, report=notice)
     check(found is not None, f"{workdir} has no checkpoint yet: train it first")
     return Run(exp, *found)  # type: ignore[misc]
 
@@ -244,7 +244,7 @@ def _own_code(folder: Path, trusted: bool) -> tuple[dict[str, Any], str]:
         check(trust.is_own(code, note["signature"]), f"{path} is not signed by you, so that it is not run; {unless}")
     original = Path(note["source"])
     if original.is_file() and trust.sha256(original.read_text(encoding="utf-8", errors="replace")) != note["sha256"]:
-        say(f"note: {original} has changed since the run in {folder} was trained, which keeps its own copy")
+        notice(f"note: {original} has changed since the run in {folder} was trained, which keeps its own copy")
     return note, code
 
 
@@ -289,9 +289,9 @@ def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices("claimed")  # nobody writes before everybody has read
+        multihost_utils.sync_global_devices("claimed")  # no process writes before all have read
     if theirs is not None and exp.code and trust.sha256(exp.code) != theirs["sha256"]:
-        say(_went_on(folder, exp, done) if write else f"note: {exp.source} has changed since the run in {folder}")
+        notice(_went_on(folder, exp, done) if write else f"note: {exp.source} has changed since the run in {folder}")
     if write:
         _write(folder, exp, start if theirs is None or done is None else theirs["start"])
 
@@ -357,6 +357,6 @@ def copy_settings(folder: Path, to: Path) -> None:
             atomically(to / name, lambda tmp, content=content: tmp.write_bytes(content))
 
 
-def say(line: str) -> None:
+def notice(line: str) -> None:
     """A line for whoever watches the run."""
     print(line, file=sys.stderr, flush=True)

@@ -75,7 +75,7 @@ def _key(make: bool) -> bytes | None:
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # no such folder, no home, no permission
         if make:
-            _warn(f"no key for signing runs can be kept ({error}): loading them will ask for --trust")
+            _warn(f"no key for signing runs can be kept ({error}): loading them will need --trust")
         return None
 
 

@@ -31,7 +31,7 @@ def tiny(family: str) -> Path:
 
 
 class Home:
-    """The cache of data of a test session, and one finished run of each family, trained when first asked for."""
+    """The cache of data of a test session, and one finished run of each family, trained at its first use."""
 
     def __init__(self, folder: Path):
         self.folder = folder

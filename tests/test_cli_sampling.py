@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -213,3 +214,22 @@ def test_batches_of_images_keep_their_conditions(sample):
     few, many = (sample(run, "--n", 12, "--batch", batch) for batch in (5, 64))
     np.testing.assert_array_equal(few["x"], many["x"])
     assert few["x"].shape == (12, *SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["exact", "bound"])
+def test_a_density_that_needs_no_weights_has_no_elbo_beside_it(kind, monkeypatch, tmp_path, capsys):
+    from jaxgen.cli import measure
+    from jaxgen.types import Density
+
+    run = run_of(nameless(SHAPE, name="digits"), None)
+    density = Density(lambda p, e, keys, batch, k: jnp.full((len(keys), k), -7.0), kind, "a probability of pixels")
+    run.experiment.model = run.experiment.model._replace(density=density)
+    monkeypatch.setattr(measure, "open_model", lambda workdir: (run, None))
+    parse(measure.likelihood, [str(tmp_path), "--n", "20"], "jaxgen likelihood")
+    first, last = capsys.readouterr().out.splitlines()
+    relation = "<= " if kind == "bound" else ""
+    assert first == f"-log p(x)  {relation}7 ± 0 nats, {7 / (64 * np.log(2)):.4f} bits per dimension"
+    assert last == "p is a probability of pixels; 20 images of digits test, 1 sample each"
+    note = json.loads((tmp_path / "likelihood.json").read_text())
+    assert note["kind"] == kind and note["elbo"] is None and note["nll"]["value"] == 7.0
+    assert "error over 20 images, which models share" in note["nll"]["how"]

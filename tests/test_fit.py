@@ -91,7 +91,7 @@ def test_a_checkpoint_has_everything_that_a_run_goes_on_from(home: Home):
     assert turns == {"critic": 2 * STEPS, "generator": STEPS}
 
 
-def test_sigterm_saves_says_so_in_one_line_and_goes_on(home: Home, tmp_path):
+def test_sigterm_saves_with_one_line_and_the_run_goes_on(home: Home, tmp_path):
     workdir, reference = tmp_path / "run", home.run("vae")
     command = [Path(sys.executable).with_name("jaxgen"), "train", tiny("vae"), "--workdir", workdir]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as process:
@@ -299,7 +299,7 @@ def test_data_that_the_model_does_not_take_are_refused_before_anything_is_compil
     assert not (tmp_path / "run").exists()
 
 
-def test_an_experiment_made_in_python_goes_on_and_says_how_to_load_it(home: Home, tmp_path):
+def test_an_experiment_made_in_python_goes_on_and_cannot_be_loaded(home: Home, tmp_path):
     exp = jaxgen.load_experiment(tiny("vae"), steps=6)._replace(source="", settings={}, name="mine")
     jaxgen.fit(exp, tmp_path, progress=False)
     state = jaxgen.fit(exp._replace(steps=9), tmp_path, progress=False)

@@ -58,19 +58,19 @@ def test_which_hooks_are_due():
 
 
 def test_a_hook_of_ones_own_is_called_on_its_steps_and_its_numbers_are_recorded(tmp_path):
-    seen = []
+    called = []
 
     def hook(moment: Moment) -> dict:
         assert moment.folder == tmp_path and moment.chief and moment.exp.name == "mean"
         assert int(moment.state.step) == moment.step
-        seen.append((moment.step, sorted(moment.metrics)))
+        called.append((moment.step, sorted(moment.metrics)))
         return {"own/w": float(moment.state.params["player"])}
 
     last = Hook(100, lambda moment: {"own/twice": 2 * moment.metrics["own/w"]})
     jaxgen.fit(experiment([]), tmp_path, hooks=[Hook(5, hook), last], progress=False)
-    assert seen == [(step, ["player/grad_norm", "player/loss"]) for step in (5, 10, 12)]
+    assert called == [(step, ["player/grad_norm", "player/loss"]) for step in (5, 10, 12)]
     lines = {record["step"]: record for record in records.read(tmp_path)}
-    assert list(lines) == [4, 5, 6, 8, 10, 12]  # means since the one before, whatever asks for a record
+    assert list(lines) == [4, 5, 6, 8, 10, 12]  # means since the one before, whatever is due
     assert [step for step in lines if "own/w" in lines[step]] == [5, 10, 12]
     assert lines[12]["own/twice"] == 2 * lines[12]["own/w"]
     with pytest.raises(InputError, match="a hook is called every 0 steps: give at least 1"):

@@ -89,7 +89,7 @@ def test_a_run_is_sampled_where_its_data_and_its_experiment_are_gone(points, cap
     with np.load("x.npz") as arrays:
         assert arrays["x"].shape == (4, 4, 4, 1) and list(arrays["labels"]) == [0, 1, 0, 1]
     line = refusal(capsys, "reconstruct", moved)
-    assert "points.npz" in line and "there is no file" in line  # who needs the images says so
+    assert "points.npz" in line and "there is no file" in line  # of whatever needs the images
 
 
 def test_a_run_of_a_prepared_set_is_sampled_where_it_is_not_prepared(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_a_run_that_goes_on_with_a_changed_file_keeps_both(points, capsys):
 
 @pytest.fixture
 def strange(points, monkeypatch) -> Path:
-    """The run of somebody with another key."""
+    """The run of a user with another key."""
     run = trained()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(points / "mine"))
     return run
@@ -171,9 +171,7 @@ def test_a_strangers_run_executes_nothing(strange, capsys, monkeypatch):
     (strange / "settings.json").write_text(json.dumps(settings))
     for signature in (settings["signature"], "", "0" * 64):
         (strange / "settings.json").write_text(json.dumps(settings | {"signature": signature}))
-        with pytest.raises(
-            InputError, match=r"not signed by you, .* --trust \(trust=True in Python\)"
-        ):
+        with pytest.raises(InputError, match=r"not signed by you, .* --trust \(trust=True in Python\)"):
             load_run(strange)
     line = refusal(capsys, "sample", strange)
     assert "not signed by you" in line and "--trust" in line
@@ -278,9 +276,9 @@ def test_networks_are_initialised_on_the_first_minibatch_itself():
         seed=3,
     )
     state = jax.jit(lambda batch: runs.init(exp, batch))(runs.first_batch(exp))
-    seen = digits.take(order(digits.size, 3, 0, 16)).x / 127.5 - 1
-    np.testing.assert_allclose(state.params["player"]["mean"], seen.mean(0), atol=1e-5)
-    assert np.abs(seen.mean(0)).max() > 0.1
+    first = digits.take(order(digits.size, 3, 0, 16)).x / 127.5 - 1
+    np.testing.assert_allclose(state.params["player"]["mean"], first.mean(0), atol=1e-5)
+    assert np.abs(first.mean(0)).max() > 0.1
 
 
 def test_a_frozen_group_takes_all_of_another_run(home: Home, tmp_path):

@@ -289,6 +289,7 @@ def test_other_files_are_none_of_torch(tmp_path):
         torch_file.read(tmp_path / "nothing.pth")
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("new", [True, False])
 def test_files_that_torch_wrote(tmp_path, new):
     torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -26,7 +26,7 @@ USAGE = """usage: jaxgen COMMAND ...
   evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
   compare RUN...          a table and a figure of evaluated runs
   nearest WORKDIR         a picture of samples and the training images nearest to them
-  study WORKDIR           a page that asks its readers which images are generated
+  study WORKDIR           a page on which people mark the images that they take for generated
   likelihood WORKDIR      the log-likelihood of data, by importance sampling
   cluster WORKDIR         do the codes fall into the classes?
   outliers WORKDIR        does the model find what is not like its data?

@@ -93,7 +93,8 @@ def likelihood(
     print(f"-log p(x)  {relation}{number(found.nll)} nats, {found.bits.value:.4f} bits per dimension")
     if found.elbo is not None:
         print(f"-ELBO      {number(found.elbo)} nats")
-    print(f"p is {measure}; {found.images:,} images of {held_out.name} {split}, {found.samples:,} samples each")
+    draws = f"{found.samples:,} sample{'s' * (found.samples > 1)} each"
+    print(f"p is {measure}; {found.images:,} images of {held_out.name} {split}, {draws}")
 
 
 def cluster(

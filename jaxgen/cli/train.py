@@ -112,7 +112,7 @@ def parse(function: Callable, argv: list[str], prog: str) -> Any:
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes of a run, before anything else asks for a device."""
+    """Join the other processes of a run, before anything else opens a device."""
     import jax
 
     if coordinator == "auto":

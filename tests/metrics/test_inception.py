@@ -368,6 +368,7 @@ class Torch:
 
 
 @pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("rule", RULES)
 def test_features_equal_torchs(rule, inception_weights):
     reference, own = Torch(inception_weights), inception(inception_weights, resize=rule)
@@ -379,6 +380,7 @@ def test_features_equal_torchs(rule, inception_weights):
 
 
 @pytest.mark.slow
+@pytest.mark.parity
 def test_frechet_distances_equal_torchs_to_a_hundredth(extractor, inception_weights):
     """Of two sets of 250 patches, one of them blurred a little: tr (A B)^1/2 is the sum of the singular values of X Y^T
     where A = X^T X and B = Y^T Y."""
@@ -399,6 +401,7 @@ def test_frechet_distances_equal_torchs_to_a_hundredth(extractor, inception_weig
 
 
 @pytest.mark.slow
+@pytest.mark.parity
 def test_a_state_dict_in_torchvisions_names(tmp_path, inception_weights):
     """The weights in torchvision's module, saved as the community's older files are, with a classifier."""
     torch = pytest.importorskip("torch", reason="torch is not installed")

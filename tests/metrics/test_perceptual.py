@@ -194,6 +194,7 @@ def test_a_perceptual_likelihood_is_the_squared_error_and_so_many_pixels_times_t
         perceptual(ALEX, weight=-1.0)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 @pytest.mark.parametrize("shape", [(33, 33), (64, 48)])
 def test_it_is_that_of_the_reference_implementation(net, shape, tmp_path):
@@ -271,6 +272,7 @@ def test_images_smaller_than_the_window_are_refused_and_another_window_is_for_th
         ssim(x, x, window=4)
 
 
+@pytest.mark.parity
 def test_it_is_that_of_scikit_image():
     metrics = pytest.importorskip("skimage.metrics")
     x = images(2, 40, 33)
