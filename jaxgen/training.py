@@ -149,7 +149,7 @@ def _update(
 
 def average(state: TrainState, decay: float) -> Average:
     """ema <- d ema + (1 - d) now, d = min(decay, (1 + n) / (10 + n)) after n steps: the warm-up forgets the
-    initialisation soon. Of the players' parameters and of `extra`, where integers and `COPIED` are taken as they are."""
+    initialisation soon. Of the players' parameters and of `extra`, whose integers and `COPIED` are copied."""
     n = state.step.astype(jnp.float32) + 1.0
     d = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
 
