@@ -31,7 +31,8 @@ class Case(NamedTuple):
     """model      and the turns of its players, `order`
     kind       of data: "images" or "points", labelled
     condition  of the samples
-    coupled    its loss couples the examples of a minibatch: that is what is tried, and neither fsdp nor sampling
+    coupled    only training is tried, and without fsdp: of a loss or a state that couples the examples of a minibatch,
+               and of what differs from other cases in its losses alone
     rate       SGD's learning rate, as large as the losses allow
     """
 
@@ -82,6 +83,23 @@ def diffusion():
     return families.diffusion(denoiser, process, (2,), sampler=sampler, condition=labels(3), prediction="v")
 
 
+def nets(*outputs: int):
+    """Perceptrons with so many outputs, the last of an image."""
+    return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
+
+
+def adversarial():
+    encoder, critic, decoder = nets(4, 0)
+    return families.adversarial_autoencoder(encoder, decoder, critic, 4)
+
+
+def latent():
+    process = cosine(clip=np.inf)
+    sampler = sampling.iterate(sampling.ddim(process), sampling.uniform(5))
+    codes = families.diffusion(network(MLPDenoiser(32, 1)), process, (4,), sampler=sampler, prediction="v")
+    return families.latent(mlp_vae(None), codes)
+
+
 def coupled(model: Model) -> Case:
     return Case(model, coupled=True, rate=1e-3)  # of losses summed over pixels
 
@@ -97,6 +115,10 @@ CASES = {
     "tc": lambda: coupled(mlp_vae(evidence.tc(100, beta=3.0))),
     "factor_vae": lambda: coupled(factor_vae()),
     "wae_mmd": lambda: coupled(wae_mmd()),
+    "autoencoder": lambda: coupled(families.autoencoder(*nets(4), 4)),
+    "adversarial": lambda: coupled(adversarial()),
+    "latent": lambda: coupled(latent()),
+    "low_rank": lambda: coupled(families.low_rank(mlp_vae(None))),
 }
 
 
@@ -147,7 +169,7 @@ def result(case: Case, batch: Batch, layout: str) -> dict[str, Any]:
         options = {"sharding": place.rows, "batch": 16}
         found["images"] = numbers(sampling.sample(case.model, state, jax.random.key(1), 20, case.condition, **options))
     parts = max(len({str(shard.index) for shard in a.addressable_shards}) for a in jax.tree.leaves(state.params))
-    moved = float(np.abs(numbers(state.params) - numbers(state.ema.params)).max())
+    moved = float(np.abs(numbers({p: state.params[p] for p in state.ema.params}) - numbers(state.ema.params)).max())
     drawn = features(case.model, state) if layout == "data" and not case.coupled and case.kind == "images" else {}
     return {"numbers": found, "about": {"parts": parts, "moved": moved, **drawn}}
 
