@@ -63,6 +63,20 @@ def test_vq_takes_the_nearest_code():
     np.testing.assert_array_equal(q.nearest(state, q.vectors(state, jnp.arange(17))), np.arange(17))
 
 
+def test_the_commitment_draws_the_encoder_to_its_codes_and_moves_nothing_else():
+    # d/du of beta mean over the grid of |u - sg(e)|^2 is 2 beta (u - e) / (h w); the codebook moves by averages alone
+    q, u = vq(17, 3, commitment=0.7, restart=0.0), normal(5, 2, 3, 3)
+    state = q.init(KEY)
+
+    def total(state, u):
+        return jnp.sum(q.learn(state, turn(KEYS[:5]), u).penalty)
+
+    of_state, of_u = jax.grad(total, argnums=(0, 1))(state, u)
+    e = q.vectors(state, q.nearest(state, u))
+    np.testing.assert_allclose(of_u, 2 * 0.7 * (u - e) / 6, rtol=1e-4, atol=1e-6)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(of_state))
+
+
 def test_vq_s_codebook_converges_to_the_means_of_the_clusters(clusters):
     u, which = clusters
     q = vq(4, 2, decay=0.9)
