@@ -117,8 +117,8 @@ CASES = {
     "wae_mmd": lambda: coupled(wae_mmd()),
     "autoencoder": lambda: coupled(families.autoencoder(*nets(4), 4)),
     "adversarial": lambda: coupled(adversarial()),
-    "latent": lambda: coupled(latent()),
-    "low_rank": lambda: coupled(families.low_rank(mlp_vae(None))),
+    "latent": lambda: Case(latent(), coupled=True),
+    "low_rank": lambda: Case(families.low_rank(mlp_vae(None)), coupled=True, rate=3e-3),
 }
 
 
