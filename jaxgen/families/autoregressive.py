@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
 from jaxgen.families.common import codes as as_codes
-from jaxgen.families.common import output_shape
+from jaxgen.families.common import folded, output_shape
 from jaxgen.nets import Network
 from jaxgen.types import Array, Batch, Conditioner, Density, Game, Keys, Model, Tree, Turn, check, one_shot
 
@@ -73,7 +73,7 @@ def _sampled(logits_of: Callable[[Array], Array], keys: Keys, height: int, width
 
     def body(i: Array, index: Array) -> Array:
         logits = logits_of(index.reshape(-1, height, width)).reshape(*index.shape, -1)[:, i]
-        keys_i = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+        keys_i = folded(keys, i)
         return index.at[:, i].set(jax.vmap(jax.random.categorical)(keys_i, logits).astype(jnp.int32))
 
     index = jnp.zeros((keys.shape[0], height * width), jnp.int32)

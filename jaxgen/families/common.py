@@ -57,6 +57,11 @@ def split_keys(keys: Keys, n: int = 2) -> list[Keys]:
     return [pairs[:, i] for i in range(n)]
 
 
+def folded(keys: Keys, number: Array | int) -> Keys:
+    """Other keys for the same examples, [B]: those of a second draw, of a position, of a step."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def output_shape(net: Network, params: Tree, stats: Tree, *inputs: Any) -> tuple[int, ...]:
     """The shape of one example's output, without computing it."""
     return jax.eval_shape(net.apply, params, stats, *inputs)[0].shape[1:]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import condition_of
-from jaxgen.families.common import check_score, output_shape
+from jaxgen.families.common import check_score, folded, output_shape
 from jaxgen.families.vae import PLAYER, parts_of
 from jaxgen.losses.evidence import Objective, Terms, elbo
 from jaxgen.losses.likelihood import Likelihood
@@ -59,7 +59,7 @@ def factor_vae(
     def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         q, _, _ = parts.infer(params, extra, batch.x, condition_of(condition, batch), train=True)
         z, other = jnp.moveaxis(q.rows(1).at(normal(turn.keys, (2, latent))), 1, 0)
-        permuted = permute_dims(turn._replace(keys=jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1)), other)
+        permuted = permute_dims(turn._replace(keys=folded(turn.keys, 1)), other)
         joint, stats = critic.apply(params[CRITIC], extra[CRITIC], z, train=True)
         product, stats = critic.apply(params[CRITIC], stats, permuted, train=True)
         loss = 0.5 * (jax.nn.softplus(-joint) + jax.nn.softplus(product))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
-from jaxgen.families.common import check_latent, standard
+from jaxgen.families.common import check_latent, folded, standard
 from jaxgen.losses.adversarial import (
     Adversarial,
     Augmentation,
@@ -109,7 +109,7 @@ class Parts(NamedTuple):
 
     def scores(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Seen, Seen, Array, Tree]:
         """(real, fake, the fake images, statistics)."""
-        for_real, for_fake = _folded(turn, 1), _folded(turn, 2)  # other keys than the noise has
+        for_real, for_fake = _again(turn, 1), _again(turn, 2)  # other keys than the noise has
         c = condition_of(self.condition, batch)
         x, z, g_stats = self.generate(params, extra, turn, c)
         real, d_stats = self.judge(params, extra, for_real, batch.x, c)
@@ -122,7 +122,7 @@ class Parts(NamedTuple):
         loss = self.objective.at(state).critic(real, fake)
         metrics = {"score_real": real.score, "score_fake": fake.score}
         if self.penalties:
-            c, for_penalty = condition_of(self.condition, batch), _folded(turn, 3)
+            c, for_penalty = condition_of(self.condition, batch), _again(turn, 3)
 
             def score(x: Array) -> Array:
                 return self.judge(params, extra, for_penalty, x, c)[0].score
@@ -154,5 +154,5 @@ def state_of(extra: Tree, name: str) -> Tree:
     return extra[name]["state"] if name in extra else {}
 
 
-def _folded(turn: Turn, number: int) -> Turn:
-    return turn._replace(keys=jax.vmap(jax.random.fold_in, (0, None))(turn.keys, number))
+def _again(turn: Turn, number: int) -> Turn:
+    return turn._replace(keys=folded(turn.keys, number))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of, repeat
-from jaxgen.families.common import Gaussian, check_decoder, codes, output_shape, posterior, standard
+from jaxgen.families.common import Gaussian, check_decoder, codes, folded, output_shape, posterior, standard
 from jaxgen.families.vae import PLAYER
 from jaxgen.losses.divergence import kl_standard_normal_parts, log_normal
 from jaxgen.losses.evidence import Objective, Terms, elbo
@@ -199,7 +199,7 @@ class Parts(NamedTuple):
         eps = q.at(u)
         log_qz = log_normal(u) - 0.5 * jnp.sum(q.log_var, axis=-1)
         kl = jnp.mean(kl_standard_normal_parts(*q), axis=1)
-        drawn = normal(jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1), (total,))
+        drawn = normal(folded(turn.keys, 1), (total,))
         # q(z | x) of several layers is not one Gaussian: only that of each layer given the ones above is
         gaussian = (q.mu[:, 0], q.log_var[:, 0]) if self.layers == 1 else (None, None)
         return Terms(log_px, log_normal(eps), log_qz, kl, eps, *gaussian, drawn), stats

@@ -14,6 +14,7 @@ from jaxgen.families.common import (
     check_encoder,
     check_latent,
     codes,
+    folded,
     output_shape,
     posterior,
     standard,
@@ -133,7 +134,7 @@ class Parts(NamedTuple):
 
     def log_p(self, params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
         def one(i: Array) -> Array:
-            eps = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i), (self.latent,))
+            eps = normal(folded(keys, i), (self.latent,))
             log_px, z, q, _ = self.every(params, extra, eps, batch.x, False)
             log_w = log_px + log_normal(z) - log_normal(z, *q) - math.log(self.classes)
             return jax.nn.logsumexp(log_w, axis=1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxgen.families.common import split_keys
+from jaxgen.families.common import folded, split_keys
 from jaxgen.types import Array, Batch, Density, Keys, Loss, Model, Tree, Turn, check
 
 
@@ -39,7 +39,7 @@ def dequantised(model: Model, levels: int = 256) -> Model:
 
     def log_p(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
         def one(i: Array) -> Array:  # its own u for every z: both are latents of the bound
-            for_u, for_z = split_keys(jax.vmap(jax.random.fold_in, (0, None))(keys, i))
+            for_u, for_z = split_keys(folded(keys, i))
             blurred = batch._replace(x=jax.vmap(blur)(for_u, batch.x))
             return density.log_p(params, extra, for_z, blurred, 1)[:, 0]  # type: ignore[union-attr]
 

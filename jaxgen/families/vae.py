@@ -16,6 +16,7 @@ from jaxgen.families.common import (
     check_encoder,
     check_latent,
     codes,
+    folded,
     output_shape,
     posterior,
 )
@@ -128,7 +129,7 @@ class Parts(NamedTuple):
         log_pz = priors.log_prob(mix, z)
         closed = self.prior.standard and self.flow is None
         kl = kl_standard_normal_parts(*q) if closed else jnp.mean(log_qz - log_pz, axis=1, keepdims=True)
-        drawn = priors.draw(mix, jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1))
+        drawn = priors.draw(mix, folded(turn.keys, 1))
         gaussian = (None, None) if self.flow is not None else q
         return Terms(log_px, log_pz, log_qz, kl, z, *gaussian, drawn), {
             "encoder": phi_stats,

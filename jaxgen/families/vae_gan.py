@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
-from jaxgen.families.common import Gaussian, check_encoder, check_latent, codes, posterior, standard
+from jaxgen.families.common import Gaussian, check_encoder, check_latent, codes, folded, posterior, standard
 from jaxgen.losses.adversarial import Adversarial, as_seen, non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import gaussian
@@ -132,7 +132,7 @@ class Parts(NamedTuple):
         """(the terms of the losses, statistics of all networks)."""
         c, now = condition_of(self.condition, batch), dict(extra)
         q, now["encoder"] = self.infer(params, extra, batch.x, c, train=True)
-        z_p = normal(jax.vmap(jax.random.fold_in, (0, None))(turn.keys, 1), (self.latent,))
+        z_p = normal(folded(turn.keys, 1), (self.latent,))
         images = [batch.x]
         for z in (q.at(normal(turn.keys, (self.latent,))), z_p):
             x, now["decoder"] = self.networks["decoder"].apply(params["decoder"], now["decoder"], z, c, train=True)
