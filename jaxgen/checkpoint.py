@@ -19,9 +19,13 @@ on one shared folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import re
+import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +37,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxgen.checksums import checksums
+from jaxgen.inputs import check_name, is_folder
 from jaxgen.types import InputError, Tree, check
 
 CACHE_BYTES = 100_000_000  # of a database's index, while one step is read
+# What a step takes on the disk beside its arrays: files of its own, and an entry of each array.
+STEP_BYTES, STEP_FILES, LEAF_BYTES = 128 << 10, 32, 2 << 10
+BLOCK = 4096
+OS_REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EIO)
 
 
 class Store(NamedTuple):
@@ -43,7 +52,7 @@ class Store(NamedTuple):
 
     folder: Path
     manager: Any
-    quiet: logging.Filter | None = None
+    quiet: _Quiet | None = None
 
     @property
     def read_only(self) -> bool:
@@ -82,30 +91,58 @@ def open_store(folder: str | os.PathLike, keep: int = 3, read_only: bool = False
     """
     check(keep >= 2, f"keep is {keep}: keep at least 2 steps, or damage to the newest one loses everything")
     folder = Path(folder).absolute()
+    check_name("the folder of checkpoints", str(folder))
     check(not folder.exists() or folder.is_dir(), f"{folder} is a file: a folder is needed for checkpoints")
     if read_only:
         return Store(folder, None)
     import orbax.checkpoint as ocp
 
-    quiet = _AboutFolder(folder)
-    logging.getLogger("absl").addFilter(quiet)
+    quiet = _Quiet(folder)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    return Store(folder, ocp.CheckpointManager(folder, options=options), quiet)
+    try:
+        return Store(folder, ocp.CheckpointManager(folder, options=options), quiet)
+    except OSError as error:
+        quiet.end()
+        raise InputError(f"cannot keep checkpoints in {folder} ({_line(error)}): give another folder") from None
 
 
-class _AboutFolder(logging.Filter):
-    """Drops what orbax logs of one folder, while a store of it is open: `save`, `wait` and `close` raise that in one
-    line. What orbax logs of other folders, for other users of it in this process, passes."""
+class _Quiet(logging.Filter):
+    """While a store is open, its errors are raised in one line by `save`, `wait` and `close`, and said nowhere else.
+
+    Dropped are what orbax logs of this folder (of others', for other users of it in this process, it passes), and what
+    is left when of the many writes of a save the first has failed: asyncio tells of each of the others, and of the
+    closed loop into which TensorStore reports them.
+    """
 
     def __init__(self, folder: Path):
         super().__init__()
         self.folder = str(folder)
+        self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+        for logger in self._loggers:
+            logger.addFilter(self)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+
+    def end(self) -> None:
+        """Everything is said again."""
+        for logger in self._loggers:
+            logger.removeFilter(self)
+        if sys.unraisablehook == self._unraisable:  # another's that was set since stays
+            sys.unraisablehook = self._hook
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if f"{os.sep}orbax{os.sep}" not in record.pathname:
-            return True
         error = record.exc_info[1] if record.exc_info else ""
-        return self.folder not in f"{record.getMessage()} {error}"
+        text = f"{record.getMessage()} {error}"
+        if "coordination service" in text:  # that another process has gone comes to light in every call that needs it
+            return False
+        if record.name == "asyncio":
+            return not (isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text or self.folder in text)
+        nameless = isinstance(error, OSError) and error.errno in OS_REASONS and os.sep not in text
+        return f"{os.sep}orbax{os.sep}" not in record.pathname or not (self.folder in text or nameless)
+
+    def _unraisable(self, found: Any) -> None:
+        closed = isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"
+        if not (closed or "async_serialize" in getattr(found.object, "__qualname__", "")):
+            self._hook(found)
 
 
 def wait(store: Store) -> None:
@@ -113,6 +150,20 @@ def wait(store: Store) -> None:
     if store.manager is not None:
         with _save_errors(store):
             store.manager.wait_until_finished()
+
+
+def poll(store: Store) -> None:
+    """Raises `SaveError` if the save in the background has failed by now; does not wait for it."""
+    if store.manager is not None:
+        with _save_errors(store):
+            store.manager.check_for_errors()
+
+
+def require(store: Store, step: int) -> None:
+    """Block until the save in the background is on the disk. Raises `SaveError` unless `step` is there."""
+    wait(store)
+    if step not in steps(store.folder):
+        raise SaveError(f"step {step} is not saved in {store.folder}: {_kept(store)}")
 
 
 def close(store: Store) -> None:
@@ -125,7 +176,7 @@ def close(store: Store) -> None:
             if store.manager is not None:
                 store.manager.close()
         if store.quiet is not None:
-            logging.getLogger("absl").removeFilter(store.quiet)
+            store.quiet.end()
 
 
 @contextlib.contextmanager
@@ -134,11 +185,19 @@ def _save_errors(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with contextlib.suppress(Exception):
-            store.manager.reload()
-        left = latest(store.folder)
-        kept = "no step is saved" if left is None else f"step {left} is the newest that is saved"
-        raise SaveError(f"saving a checkpoint in {store.folder} failed ({_line(error)}): {kept}") from error
+        if jax.process_count() == 1:  # others, which may have gone, are not waited for
+            with contextlib.suppress(Exception):
+                store.manager.reload()
+            # the remains of one that failed for want of space take more of it
+            for remains in store.folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(remains, ignore_errors=True)
+        reason = str(error) if isinstance(error, SaveError) else _line(error)
+        raise SaveError(f"saving a checkpoint in {store.folder} failed ({reason}): {_kept(store)}") from error
+
+
+def _kept(store: Store) -> str:
+    left = latest(store.folder)
+    return "no step is saved" if left is None else f"step {left} is the newest that is saved"
 
 
 # Saving
@@ -173,8 +232,39 @@ def save(store: Store, state: Tree, step: int, note: Mapping[str, Any] | None = 
     stored = stored or {"": np.zeros(1, np.uint8)}
     meta = {"body": body, "crc": _crc(body)}
     with _save_errors(store):
+        _check_room(store.folder, list(stored.values()))
         items = ocp.args.Composite(state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta))
         return store.manager.save(step, args=items, force=True)
+
+
+def _check_room(folder: Path, arrays: list) -> None:
+    """SaveError unless the disk has room for a step: found out before orbax begins, which takes minutes to give up when
+    it cannot make a folder. Between this and the writing others may take the room, so that saves can fail all the same.
+    """
+    if not hasattr(os, "statvfs"):  # not a POSIX system
+        return
+    failure, blocks, files = _room(folder) if jax.process_index() == 0 else (0, 0, 0)
+    if jax.process_count() > 1:
+        found = multihost_utils.broadcast_one_to_all(np.array([failure, blocks, files], np.int32))
+        failure, blocks, files = (int(x) for x in found)
+    if failure:
+        raise SaveError(os.strerror(failure))
+    free, needed = blocks * BLOCK, sum(x.nbytes for x in arrays) + LEAF_BYTES * len(arrays) + STEP_BYTES
+    if free < needed:
+        raise SaveError(f"{os.strerror(errno.ENOSPC)}: it needs {needed:,} bytes, {free:,} are free")
+    if files < STEP_FILES:
+        raise SaveError(f"{os.strerror(errno.ENOSPC)}: it needs {STEP_FILES} files, {files} can be made")
+
+
+def _room(folder: Path) -> tuple[int, int, int]:
+    """(error number or 0, free blocks, files that can be made), 31 bits each."""
+    most = 2**31 - 1
+    try:
+        found = os.statvfs(folder)
+    except OSError as error:
+        return error.errno or errno.EIO, 0, 0
+    files = found.f_favail if found.f_files else most  # some file systems have no number of files
+    return 0, min(found.f_bavail * found.f_frsize // BLOCK, most), min(files, most)
 
 
 def _arrays(state: Tree) -> list[jax.Array]:
@@ -215,9 +305,11 @@ def _crc(body: Any) -> int:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an exception, short enough for one line of output."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return (text or type(error).__name__)[:200]
+    """The first line of an exception, short enough for one line of output; of what the operating system refused its
+    reason alone, which in TensorStore's message stands behind several paths."""
+    text = str(error).strip()
+    reasons = [os.strerror(code) for code in OS_REASONS]
+    return next((reason for reason in reasons if reason in text), text.partition("\n")[0] or type(error).__name__)[:200]
 
 
 def fingerprint(state: Tree) -> np.ndarray:
@@ -231,9 +323,9 @@ def fingerprint(state: Tree) -> np.ndarray:
 def steps(folder: str | os.PathLike) -> list[int]:
     """The steps saved in `folder`, oldest first, found by their names alone."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir())
+    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name) and p.is_dir())
 
 
 def latest(folder: str | os.PathLike) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Graft(NamedTuple):
 
 def parse(text: str) -> Start:
     """ "RUN", or "GROUP=RUN,GROUP=RUN"."""
-    if "=" not in text or Path(text).exists():
+    if "=" not in text or os.path.lexists(text):
         return text
     pairs = [word.partition("=") for word in text.split(",")]
     good = all(group.strip() and run.strip() for group, _, run in pairs)
@@ -37,8 +38,8 @@ def parse(text: str) -> Start:
 def resolved(start: Start) -> Any:
     """`start` as a run's settings note it: absolute paths, and "" for none."""
     if isinstance(start, Mapping):
-        return {group: str(Path(path).resolve()) for group, path in start.items()}
-    return str(Path(start).resolve()) if start else ""
+        return {group: os.path.realpath(path) for group, path in start.items()}
+    return os.path.realpath(start) if start else ""
 
 
 def load(start: Start, shapes: TrainState) -> Graft:

@@ -8,7 +8,8 @@ jaxgen.fit(exp, hooks=[Hook(100, norm)])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ import numpy as np
 from jaxgen import checkpoint, conditions, parallel, viz
 from jaxgen.data import normalize
 from jaxgen.records import Records
-from jaxgen.runs import Experiment
+from jaxgen.runs import Experiment, notice
 from jaxgen.sampling import sample
-from jaxgen.types import TrainState, Tree
+from jaxgen.types import InputError, TrainState, Tree
 
 POINTS = 1024  # samples of a picture of points
 
@@ -72,12 +73,37 @@ def record(records: Records, every: int) -> Hook:
 
 
 def save(store: checkpoint.Store, every: int) -> Hook:
-    """A checkpoint."""
+    """A checkpoint. A save that fails, for want of space say, does not end the run: the next one is tried at its time;
+    that the last one is there is for the loop to require."""
 
     def call(moment: Moment) -> None:
-        checkpoint.save(store, moment.state, moment.step)
+        with going_on(f"training goes on, the next save is at step {moment.step}"):
+            checkpoint.wait(store)
+        with going_on(f"training goes on, the next save is {every} steps from here"):
+            checkpoint.save(store, moment.state, moment.step)
 
     return Hook(every, call, also="stop")
+
+
+def watch(store: checkpoint.Store, every: int) -> Hook:
+    """Says soon that a save in the background has failed."""
+
+    def call(moment: Moment) -> None:
+        with going_on("training goes on, and the next save is tried at its time"):
+            checkpoint.poll(store)
+
+    return Hook(every, call)
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """A save that failed is said in a line. Processes that share a run stop instead: one alone may have failed."""
+    try:
+        yield
+    except checkpoint.SaveError as error:
+        if jax.process_count() > 1:
+            raise
+        notice(f"{error}; {what}")
 
 
 def score(best: Any, every: int) -> Hook:
@@ -90,7 +116,10 @@ def draw(every: int) -> Hook:
 
     def call(moment: Moment) -> None:
         last = [final_picture(moment.folder)] if moment.step == moment.exp.steps else []
-        picture(moment, moment.folder / "samples" / f"step_{moment.step:08d}.png", *last)
+        try:
+            picture(moment, moment.folder / "samples" / f"step_{moment.step:08d}.png", *last)
+        except InputError as error:  # no room, say: a run is not stopped for a picture
+            notice(f"no picture of step {moment.step}: {error}")
 
     return Hook(every, call)
 
@@ -123,8 +152,13 @@ def picture(moment: Moment, *paths: Path) -> None:
         viz.save_picture(path, viz.beside(plan.left, x), plan.columns)
 
 
+def missing_picture(exp: Experiment, folder: Path) -> str:
+    """Why a run has not ended with a picture, or "" where it has."""
+    return no_picture(exp) or ("" if final_picture(folder).is_file() else "it could not be written")
+
+
 def no_picture(exp: Experiment) -> str:
-    """Why there is no picture of a run's samples, or "" where there is one."""
+    """Why there can be no picture of a run's samples, or "" where there can."""
     shape = exp.data.shape
     if not exp.draws:
         return "it draws no samples"

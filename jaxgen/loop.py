@@ -6,17 +6,16 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, compile_cache, grafts, parallel, runs, training
+from jaxgen import checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
 from jaxgen.grafts import Graft, Start
 from jaxgen.hooks import (
@@ -26,12 +25,14 @@ from jaxgen.hooks import (
     draw,
     due,
     final_picture,
+    missing_picture,
     no_picture,
     picture,
     record,
     save,
     score,
     steps_until,
+    watch,
 )
 from jaxgen.records import Records
 from jaxgen.runs import Experiment
@@ -51,6 +52,10 @@ SLOW_SECONDS = 30.0
 
 class Diverged(RuntimeError):
     """A loss or a gradient was not finite: which player's, at which step, and the last good checkpoint."""
+
+
+class Gone(RuntimeError):
+    """The run's folder was removed or renamed while it trained, or another of its processes has ended."""
 
 
 class Stopped(RuntimeError):
@@ -83,7 +88,8 @@ def fit(
     """
     compile_cache.enable()
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)
-    _check(exp, place, hooks)
+    order = _check(exp, place, hooks)
+    runs.check_folder(folder)
     begins = grafts.resolved(start) or runs.noted_start(folder)
     make, batch = partial(runs.init, exp), runs.first_batch(exp)
     shapes = runs.template(exp, place, make, batch)
@@ -92,40 +98,82 @@ def fit(
     if scoring is not None:
         _check_scoring(folder, scoring, exp)
     chief = jax.process_index() == 0
-    runs.claim(folder, exp, begins, write=chief)
-    store = checkpoint.open_store(runs.checkpoints(folder))
     with contextlib.ExitStack() as closing:
-        closing.callback(checkpoint.close, store)
+        closing.enter_context(_together(folder))
+        stop = closing.enter_context(signals.stopping(jax.process_count() > 1))
+        lock = closing.enter_context(_alone(folder, chief))
+        runs.claim(folder, exp, begins, write=chief)
+        store = checkpoint.open_store(runs.checkpoints(folder))
+        closing.push(partial(_close, store))
         found = checkpoint.restore(store, shapes, report=runs.notice)
         state, step = found or (_begun(exp, parallel.create(shapes, make, batch), graft), 0)
         records = closing.enter_context(Records(folder, step, exp.steps, _step_size(exp), progress, write=chief))
-        calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records)))
-        best = None if scoring is None else closing.enter_context(_best(exp, folder, scoring, place, chief))
+        calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records, order)))
+        best = None if scoring is None else _best(exp, folder, scoring, place, chief)
+        if best is not None:
+            closing.push(partial(_close, best.store))
         every = _hooks(exp, store, records, best, hooks)
-        stops = closing.enter_context(_signals())
-        state = _train(Moment(exp, folder, place, state, step, chief=chief), calls, every, stops)
+        state = _train(Moment(exp, folder, place, state, step, chief=chief), calls, every, stop, lock)
     if chief:
-        runs.notice(records.summary(folder, no_picture(exp)))
+        runs.notice(records.summary(folder, missing_picture(exp, folder)))
     return state
 
 
-def _train(moment: Moment, calls: Calls, every: Sequence[Hook], stops: Callable[[int], int]) -> TrainState:
+def _train(moment: Moment, calls: Calls, every: Sequence[Hook], stop: signals.Stop, lock: files.Lock) -> TrainState:
     """The state after the last step of the experiment."""
     exp, store = moment.exp, calls.reports.store
     _draw_again(moment)
     while moment.step < exp.steps:
         n = steps_until(every, moment.step, exp.steps)
         state, step = calls.forward(moment.state, moment.step, n)
-        moment, stop = moment._replace(state=state, step=step), stops(step)
-        called = due(every, step, exp.steps, bool(stop))
+        stop.trained = True
+        moment, number = moment._replace(state=state, step=step), _number(stop, calls.made)
+        called = due(every, step, exp.steps, bool(number))
         if called:  # nothing is saved whose report has not been read
             calls.settle()
+            _check_there(moment.folder, lock)
             _call(called, moment._replace(metrics=calls.reports.records.means()))
-        if stop and step < exp.steps:
-            checkpoint.wait(store)
-            name = signal.Signals(stop).name
-            raise Stopped(f"stopped by {name}: saved step {step} in {moment.folder}; the same command goes on", stop)
+        if number and step < exp.steps:
+            checkpoint.require(store, step)
+            name = signal.Signals(number).name
+            raise Stopped(f"stopped by {name}: saved step {step} in {moment.folder}; the same command goes on", number)
+    if stop.trained:
+        checkpoint.require(store, moment.step)
     return moment.state
+
+
+@contextlib.contextmanager
+def _together(folder: Path) -> Iterator[None]:
+    """`Gone` in place of whatever is raised where another process of the run has ended."""
+    try:
+        yield
+    except Exception as error:
+        if not parallel.is_lost(error):
+            raise
+        good = checkpoint.latest(runs.checkpoints(folder))
+        last = "there is no checkpoint yet" if good is None else f"the last checkpoint is step {good}"
+        raise Gone(
+            f"another process of the run in {folder} has ended, or cannot be reached: this one stops too; {last}, "
+            "start all processes again to go on"
+        ) from error
+
+
+def _close(store: checkpoint.Store, kind: Any, error: Any, trace: Any) -> None:
+    """Of a run that ends in an error, that is said, and not that the save in the background failed too."""
+    if error and parallel.is_lost(error):
+        return  # it would wait for the process that has gone
+    with contextlib.suppress(checkpoint.SaveError) if error else contextlib.nullcontext():
+        checkpoint.close(store)
+
+
+def _number(stop: signals.Stop, calls: int) -> int:
+    """Of the signal for which the run is to stop after so many calls, or 0. Several processes agree on a call first;
+    JAX compares for equality, so that none may be left out."""
+    if jax.process_count() == 1:
+        return stop.number
+    from jax.experimental import multihost_utils
+
+    return (stop.number or signal.SIGTERM) if multihost_utils.reached_preemption_sync_point(calls) else 0
 
 
 def _call(called: Sequence[Hook], moment: Moment) -> None:
@@ -144,7 +192,8 @@ def _draw_again(moment: Moment) -> None:
 # --- the parts of a run --------------------------------------------------------------------------------------------
 
 
-def _check(exp: Experiment, place: parallel.Layout, own: Sequence[Hook]) -> None:
+def _check(exp: Experiment, place: parallel.Layout, own: Sequence[Hook]) -> tuple[str, ...]:
+    """The turns of a step, of an experiment that can be trained."""
     runs.check_numbers(exp._asdict())
     for hook in own:
         check(hook.every >= 1, f"a hook is called every {hook.every} steps: give at least 1")
@@ -152,8 +201,34 @@ def _check(exp: Experiment, place: parallel.Layout, own: Sequence[Hook]) -> None
         exp.batch % (exp.accumulate * place.devices) == 0,
         f"batch {exp.batch} is no multiple of accumulate {exp.accumulate} times {place.devices} devices: change one",
     )
-    training.play_order(exp.game, exp.order)
+    order = training.play_order(exp.game, exp.order)
     runs.check_data(exp)
+    return order
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, chief: bool) -> Iterator[files.Lock]:
+    """The folder's lock, which the process that writes has for all processes of the run; InputError where another run
+    has it."""
+    lock = files.Lock(folder)
+    holder = lock.take() if chief else ""
+    try:
+        for part in (folder, folder / "samples", folder / "best") if chief and not holder else ():
+            files.sweep(part)
+        check(not holder, f"{holder} is training in {folder}: wait for it, stop it, or choose another --workdir")
+        check(not parallel.from_first(bool(holder)), f"others are training in {folder}: choose another --workdir")
+        yield lock
+    finally:
+        lock.release()
+
+
+def _check_there(folder: Path, lock: files.Lock) -> None:
+    """`Gone` where the folder has been removed or renamed: what is written would be no run."""
+    if not parallel.from_first(lock.held()):
+        raise Gone(
+            f"{folder} was removed or renamed while it was trained in: nothing more is written; to go on in a folder "
+            "that was renamed, give it as --workdir"
+        )
 
 
 def _begun(exp: Experiment, state: TrainState, graft: Graft | None) -> TrainState:
@@ -175,7 +250,7 @@ def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own
     scored = [] if best is None else [score(best, best.scoring.every)]
     measured = [aside(hook, records) for hook in (*scored, *own)]
     drawn = [] if no_picture(exp) else [aside(draw(exp.sample_every), records)]
-    return [*measured, record(records, exp.log_every), save(store, exp.save_every), *drawn]
+    return [*measured, record(records, exp.log_every), watch(store, exp.log_every), save(store, exp.save_every), *drawn]
 
 
 def _check_scoring(folder: Path, scoring: Scoring, exp: Experiment) -> None:
@@ -185,40 +260,43 @@ def _check_scoring(folder: Path, scoring: Scoring, exp: Experiment) -> None:
     check_scoring(folder, scoring, exp.data)
 
 
-@contextlib.contextmanager
-def _best(exp: Experiment, folder: Path, scoring: Scoring, place: parallel.Layout, chief: bool) -> Iterator[Best]:
+def _best(exp: Experiment, folder: Path, scoring: Scoring, place: parallel.Layout, chief: bool) -> Best:
     from jaxgen.scoring import open_best
 
-    best = open_best(folder, scoring, exp.model, exp.data, exp.seed, place.rows, chief)
-    try:
-        yield best
-    finally:
-        checkpoint.close(best.store)
+    return open_best(folder, scoring, exp.model, exp.data, exp.seed, place.rows, chief)
 
 
 # --- compiled calls ------------------------------------------------------------------------------------------------
 
 
 class _Reports(NamedTuple):
-    """Where the reports of calls go."""
+    """Where the reports of calls go; order: the players' turns."""
 
     folder: Path
     store: checkpoint.Store
     records: Records
+    order: Sequence[str]
 
     def read(self, step: int, n: int, report: training.Report) -> None:
         """Wait for the report of the n steps that end at `step`; Diverged where one of them was not finite."""
         report = jax.device_get(report)
-        for player, broken in report.broken.items():
-            if broken >= 0:
-                checkpoint.wait(self.store)
-                good = checkpoint.latest(runs.checkpoints(self.folder))
-                last = "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
-                raise Diverged(
-                    f"the loss, gradient or update of player {player!r} is not finite at step {int(broken)}: {last} "
-                    f"in {self.folder}; lower the learning rate or clip the gradient, in another --workdir"
-                )
+        broken = {player: int(at) for player, at in report.broken.items() if at >= 0}
+        if broken:
+            self._diverged(broken)
         self.records.add(step, n, report.metrics)
+
+    def _diverged(self, broken: Mapping[str, int]) -> NoReturn:
+        """broken: the first step of each player that was not finite. What is not finite spreads to the other players,
+        in the order of their turns: the first of them is named."""
+        player = min(broken, key=lambda name: (broken[name], self.order.index(name)))
+        with contextlib.suppress(checkpoint.SaveError):  # the earlier steps are there, and this is the worse news
+            checkpoint.wait(self.store)
+        good = checkpoint.latest(runs.checkpoints(self.folder))
+        last = "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
+        raise Diverged(
+            f"the loss, gradient or update of player {player!r} is not finite at step {broken[player]}: {last} "
+            f"in {self.folder}; lower the learning rate or clip the gradient, in another --workdir"
+        )
 
 
 class _Pending(NamedTuple):
@@ -243,7 +321,7 @@ class Calls:
     ):
         self.run, self.reader, self.place, self.capacity, self.reports = run, reader, place, capacity, reports
         self.seconds: float | None = None  # a step, as measured last
-        self._calls = 0
+        self.made = 0
         self._pending: _Pending | None = None
         self._ready = 0.0  # when the last call was done
 
@@ -254,10 +332,10 @@ class Calls:
         began = time.perf_counter()
         state, report = self.run(state, batches, np.int32(n))
         before, self._pending = self._pending, _Pending(step + n, n, began, report)
-        self._calls += 1
+        self.made += 1
         if before is not None:
             self._read(before)
-        if self._calls <= 2:  # the first has been compiled, the second is measured by itself
+        if self.made <= 2:  # the first has been compiled, the second is measured by itself
             self.settle()
         return state, step + n
 
@@ -321,33 +399,3 @@ def _padded(batch: Batch, capacity: int) -> Batch:
         return np.concatenate([a, np.zeros((capacity - len(a), *a.shape[1:]), a.dtype)])
 
     return jax.tree.map(pad, batch)
-
-
-# --- signals -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[int], int]]:
-    """`stop(step)`: the signal that wants the run to stop, or 0; several processes agree on the step first. SIGTERM and
-    SIGINT are noted instead of killing the process; a second SIGINT interrupts at once."""
-    if jax.process_count() > 1:  # the distributed runtime watches for SIGTERM itself
-        from jax.experimental import multihost_utils
-
-        yield lambda step: int(signal.SIGTERM) if multihost_utils.reached_preemption_sync_point(step) else 0
-        return
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can have handlers
-        yield lambda step: 0
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda step: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -120,6 +120,12 @@ def from_first(value: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the run has ended, or cannot be reached."""
+    signs = ("Gloo", "NCCL", "coordination service", "CoordinationService", "Connection reset", "Connection closed")
+    return jax.process_count() > 1 and any(sign in f"{error} {error.__cause__}" for sign in signs)
+
+
 def compile_step(place: Layout, make: Callable[..., Any], state: Tree) -> Callable[[TrainState, Batch, Any], tuple]:
     """`run(state, batches [S, M, A, B, ...], n)`: n steps in one call, the state donated.
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgen.files import atomically
+from jaxgen import scalars
+from jaxgen.errors import InputError
+from jaxgen.files import Growing, atomically
+from jaxgen.inputs import misfit, parse_json, read_bytes, table
+
+RECORD = {"step": int, "seconds": float}
+NUMBERS = table(float)
 
 
 def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, oldest first, up to step `before`; a line cut short by a kill is left out."""
+    """The records of metrics.jsonl, oldest first, up to step `before`; a line cut short by a kill, or any other that is
+    no record, is left out."""
     path = Path(folder) / "metrics.jsonl"
     records = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in read_bytes(path, "move it away").splitlines() if os.path.lexists(path) else []:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line, "no record", "")
+        except InputError:
             continue
-        if isinstance(record, dict) and (before is None or record.get("step", 0) <= before):
+        if not misfit(record, RECORD) and not misfit(record, NUMBERS) and (before is None or record["step"] <= before):
             records.append(record)
     return records
 
@@ -45,19 +54,20 @@ class Records:
         self._aside = 0.0
         self._seconds = 0.0
         self._last: dict[str, float] = {}
+        self._failing: set[str] = set()
 
     def __enter__(self) -> Records:
         self._began = self._now()
         if self.write:
-            from tensorboardX import SummaryWriter
             from tqdm import tqdm
 
             old = read(self.folder, before=self.start)
             text = "".join(json.dumps(record) + "\n" for record in old)
             atomically(self.folder / "metrics.jsonl", lambda tmp: tmp.write_text(text))
             self._seconds = old[-1]["seconds"] if old else 0.0
-            self._file = open(self.folder / "metrics.jsonl", "a")
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start or None)
+            self._files = {"metrics.jsonl": Growing(self.folder / "metrics.jsonl")}
+            self._files["tensorboard"] = scalars.open_file(self.folder / "tensorboard")
+            self._write({"tensorboard": scalars.beginning(self.start)})
             idle = self.start >= self.total
             self._bar = tqdm(
                 total=self.total,
@@ -71,8 +81,16 @@ class Records:
     def __exit__(self, *_: Any) -> None:
         if self.write:
             self._bar.close()
-            self._file.close()
-            self._board.close()
+            for file in self._files.values():
+                file.close()
+
+    def _write(self, pieces: Mapping[str, bytes]) -> None:
+        """What a full disk does not take is written later, as soon as it does: said once."""
+        errors = {name: error for name, piece in pieces.items() if (error := self._files[name].add(piece))}
+        for name in sorted(set(errors) - self._failing):
+            line = f"{name} in {self.folder} cannot be written ({errors[name].strerror}): training goes on, it is tried"
+            print(f"jaxgen: note: {line} again", file=sys.stderr, flush=True)
+        self._failing = set(errors)
 
     def add(self, step: int, n: int, metrics: dict[str, Any]) -> None:
         """The means `metrics` over the n steps that end at `step`."""
@@ -102,11 +120,9 @@ class Records:
         }
         self._sums, self._count = {}, 0
         if self.write:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-            for name, value in record.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
+            values = {name: value for name, value in record.items() if name != "step"}
+            line = json.dumps(record) + "\n"
+            self._write({"metrics.jsonl": line.encode(), "tensorboard": scalars.event(step, values)})
             losses = {
                 name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")
             }

@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,13 +30,26 @@ import numpy as np
 
 from jaxgen import checkpoint, parallel, training, trust
 from jaxgen.data import Dataset, order
-from jaxgen.data.described import Description, batch_of, outline, recording, standing_in
+from jaxgen.data.described import DESCRIPTION, OUTLINE, Description, batch_of, outline, recording, standing_in
 from jaxgen.files import atomically
+from jaxgen.inputs import (
+    check_memory,
+    check_name,
+    check_number,
+    check_seed,
+    is_file,
+    is_folder,
+    memory,
+    misfit,
+    read_json,
+    table,
+)
 from jaxgen.types import Batch, Game, InputError, Model, TrainState, check
 
 SOURCE = "experiment.py"
 SETTINGS = "settings.json"
 AT_LEAST_ONE = ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every")
+MOST = 2**31 - 1  # of those: steps are counted in 32 bits
 PIECE = 8192  # examples that are checked at once
 
 
@@ -91,7 +106,7 @@ def load_function(path: str | Path) -> Callable[..., Experiment]:
     return _function(Path(path), _read_code(Path(path)))
 
 
-def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
+def load_experiment(path: str | Path, /, **keywords: Any) -> Experiment:
     """The experiment of a file, with its keywords changed as given. `steps` and `seed` every experiment has.
 
     InputError for what is wrong with the file or the keywords, also where the experiment's own code raises something.
@@ -103,9 +118,9 @@ def load_experiment(path: str | Path, **keywords: Any) -> Experiment:
 
 
 def _read_code(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    near = sorted(p.name for p in folder.glob("*.py"))[:10] if folder.is_dir() else []
-    check(path.is_file(), f"no experiment file {path}" + (f"; in {folder} there are {', '.join(near)}" if near else ""))
+    folder = path if is_folder(path) else path.parent
+    near = sorted(p.name for p in folder.glob("*.py"))[:10] if is_folder(folder) else []
+    check(is_file(path), f"no experiment file {path}" + (f"; in {folder} there are {', '.join(near)}" if near else ""))
     check(path.suffix == ".py", f"{path} is not a Python file: an experiment's name ends in .py")
     try:
         return path.read_text(encoding="utf-8")
@@ -119,7 +134,10 @@ def _function(path: Path, code: str) -> Callable[..., Experiment]:
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, None, origin=str(path)))  # type: ignore[arg-type]
     module.__file__ = str(path)
     sys.modules[name] = module  # where annotations of the file are resolved
-    compiled = compile(code, str(path), "exec")
+    try:
+        compiled = compile(code, str(path), "exec")
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL character; what nests too deep for the parser
+        raise InputError(f"{path} cannot be compiled ({error or type(error).__name__}); mend the file") from None
     _own_mistakes(path, lambda: exec(compiled, module.__dict__))
     function = getattr(module, "experiment", None)
     check(callable(function), f"{path} defines no function `experiment(*, ...) -> jaxgen.Experiment`")
@@ -133,12 +151,14 @@ def _build(path: Path, code: str, keywords: Mapping[str, Any]) -> Experiment:
     own = {name: value for name, value in keywords.items() if name not in general}
     unknown = sorted(set(own) - set(defaults))
     check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
-    check_numbers(keywords)
+    check_numbers({name: value for name, value in keywords.items() if value is not None})
     exp = _own_mistakes(path, lambda: function(**own))
     check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
     exp = exp._replace(**general)
     check_numbers(exp._asdict())
     settings = {**defaults, **own, "steps": exp.steps, "seed": exp.seed}
+    for name, value in settings.items():  # JSON has no other numbers, and a run with a NaN would never equal itself
+        check_number(f"the keyword {name} of {path.name}", value)
     return exp._replace(name=path.stem, source=str(path.resolve()), code=code, settings=settings)
 
 
@@ -148,7 +168,7 @@ def _own_mistakes(path: Path, call: Callable[[], Any]) -> Any:
         return call()
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())[:300]
         raise InputError(
             f"{path} raised {type(error).__name__}{f': {text}' if text else ''}; mend the file or the keywords "
@@ -160,9 +180,14 @@ def check_numbers(fields: Mapping[str, Any]) -> None:
     """InputError for numbers of an `Experiment`, or keywords of those names, that cannot be."""
     for name in AT_LEAST_ONE:
         value = fields.get(name, 1)
-        check(not isinstance(value, int | float) or value >= 1, f"{name} must be at least 1, it is {value}")
-    ema = fields.get("ema", 0.0)
-    check(not isinstance(ema, int | float) or 0 <= ema < 1, f"ema must be in [0, 1), it is {ema}")
+        check(isinstance(value, int | np.integer), f"{name} must be an integer, it is {value!r}")
+        check(value >= 1, f"{name} must be at least 1, it is {value}")
+        check(value <= MOST, f"{name} must be at most {MOST}, it is {value}")
+    seed, ema = fields.get("seed", 0), fields.get("ema", 0.0)
+    check(isinstance(seed, int | np.integer), f"seed must be an integer, it is {seed!r}")
+    check_seed("seed", seed)
+    check(isinstance(ema, int | float | np.floating), f"ema must be a number, it is {ema!r}")
+    check(0 <= ema < 1, f"ema must be in [0, 1), it is {ema}")
 
 
 def check_data(exp: Experiment) -> None:
@@ -174,6 +199,8 @@ def check_data(exp: Experiment) -> None:
 
 def first_batch(exp: Experiment) -> Batch:
     """The first minibatch that a step is going to see, a slice of it where gradients are accumulated."""
+    size = 4 * math.prod(exp.data.shape) * _examples(exp)
+    check_memory(size, f"a minibatch of {_examples(exp):,} examples of {exp.data.name}", "give a smaller batch")
     return exp.data.take(order(exp.data.size, exp.seed, 0, _examples(exp)))
 
 
@@ -183,8 +210,16 @@ def init(exp: Experiment, batch: Batch) -> TrainState:
 
 
 def template(exp: Experiment, place: parallel.Layout, make: Callable[[Batch], TrainState], batch: Batch) -> TrainState:
-    """`parallel.template(place, make, batch)`, in which networks see their sizes for the first time."""
-    return _own_mistakes(Path(exp.source or exp.name), lambda: parallel.template(place, make, batch))
+    """`parallel.template(place, make, batch)`, in which networks see their sizes for the first time. InputError for a
+    state that no device's memory holds: it would be found out after compiling, and on a CPU by the end of the process.
+    """
+    shapes = _own_mistakes(Path(exp.source or exp.name), lambda: parallel.template(place, make, batch))
+    device = place.mesh.local_devices[0]
+    most = (device.memory_stats() or {}).get("bytes_limit", memory() // len(place.mesh.local_devices))
+    size = sum(math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
+    remedy = "make its networks smaller, or train by --layout fsdp on more devices"
+    check_memory(size, f"the parameters and optimizers of {exp.name}", remedy, most)
+    return shapes
 
 
 def _examples(exp: Experiment) -> int:
@@ -237,13 +272,17 @@ def _own_code(folder: Path, trusted: bool) -> tuple[dict[str, Any], str]:
         note["source"] != "",
         f"the run in {folder} was made in Python, not from a file: build its Experiment again and `fit` it there",
     )
-    check(path.is_file(), f"{folder} has no {SOURCE}, the source of its experiment: put that file there; {unless}")
+    check(is_file(path), f"{folder} has no {SOURCE}, the source of its experiment: put that file there; {unless}")
     code = _read_code(path)
     if not (trusted or trust.is_trusting()):
         check(trust.sha256(code) == note["sha256"], f"{path} has changed since the run was trained; {unless}")
         check(trust.is_own(code, note["signature"]), f"{path} is not signed by you, so that it is not run; {unless}")
     original = Path(note["source"])
-    if original.is_file() and trust.sha256(original.read_text(encoding="utf-8", errors="replace")) != note["sha256"]:
+    if (
+        is_file(original)
+        and os.access(original, os.R_OK)
+        and trust.sha256(original.read_text("utf-8", "replace")) != note["sha256"]
+    ):
         notice(f"note: {original} has changed since the run in {folder} was trained, which keeps its own copy")
     return note, code
 
@@ -256,22 +295,40 @@ def checkpoints(workdir: str | Path) -> Path:
     return Path(workdir) / "checkpoints"
 
 
+def check_folder(workdir: str | Path) -> None:
+    """InputError for a folder in which a run cannot be trained, as far as that can be told before: what is to be a file
+    of it is a folder, or the other way round."""
+    check_name("the folder of the run", str(workdir))
+    for name in (SETTINGS, SOURCE, "metrics.jsonl", "samples.png"):
+        path = Path(workdir) / name
+        check(not is_folder(path), f"{path} is a folder, where the run has a file: move it away")
+    for name in ("checkpoints", "samples", "tensorboard", "best"):
+        path = Path(workdir) / name
+        check(
+            is_folder(path) or not os.path.lexists(path), f"{path} is a file, where the run has a folder: move it away"
+        )
+
+
 def read_settings(workdir: str | Path) -> dict[str, Any]:
     """What `fit` noted of a run: name, source, sha256, signature, keywords, start, data, example."""
-    check(Path(workdir).is_dir(), f"no folder {workdir}: give the folder of a run, such as runs/digits_vae")
+    check(is_folder(workdir), f"no folder {workdir}: give the folder of a run, such as runs/digits_vae")
     path = Path(workdir) / SETTINGS
-    check(path.is_file(), f"{workdir} is not the folder of a run (it has no {SETTINGS}): train into it first")
-    try:
-        note = json.loads(path.read_text())
-        needed = {name: note[name] for name in ("name", "source", "sha256", "keywords")}
-        return {"signature": "", "start": "", "data": [], "example": None, **note, **needed}
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}): train into another folder, or restore the file") from None
+    check(is_file(path), f"{workdir} is not the folder of a run (it has no {SETTINGS}): train into it first")
+    wrong, remedy = "is damaged", "train into another folder, or restore the file"
+    note = {**OLDER, **read_json(path, NEEDED, wrong, remedy)}
+    misfits = misfit(note, NOTED)
+    check(not misfits, f"{path} {wrong} ({misfits}): {remedy}")
+    return note
+
+
+NEEDED = {"name": str, "source": str, "sha256": str, "keywords": dict}
+OLDER = {"signature": "", "start": "", "data": [], "example": None}  # of settings that were written without
+NOTED = {"signature": str, "start": (str, table(str)), "data": [DESCRIPTION], "example": (None, OUTLINE)}
 
 
 def noted_start(folder: Path) -> Any:
     """What the run in `folder` began with, should it have been killed before its first checkpoint; or ""."""
-    return read_settings(folder)["start"] if (folder / SETTINGS).exists() else ""
+    return read_settings(folder)["start"] if os.path.lexists(folder / SETTINGS) else ""
 
 
 def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:

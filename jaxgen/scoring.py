@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxgen import checkpoint, parallel, runs
 from jaxgen.data import Dataset
 from jaxgen.files import atomically
+from jaxgen.inputs import check_memory, is_folder, read_json
 from jaxgen.metrics.evaluation import HELD_OUT, METRICS, MODEL, Sets, drawn, extractor_for, samples
 from jaxgen.metrics.features import check_images, extract
 from jaxgen.types import InputError, Model, TrainState, check
@@ -76,8 +78,10 @@ def check_scoring(run: Path, scoring: Scoring, data: Dataset) -> None:
     check(scoring.metric in BETTER, f"unknown score {scoring.metric!r}: choose one of {', '.join(BETTER)}")
     check(scoring.every >= 1, f"score every {scoring.every} steps: give at least 1")
     check(scoring.n >= LEAST, f"{scoring.n} samples a score are too few: give at least {LEAST}")
+    check_memory(24 * scoring.n, f"the places of {scoring.n:,} samples a score", "give fewer")
     check_images(data)
     folder = run / "best"
+    check(is_folder(folder) or not folder.exists(), f"{folder} is a file, where the best state is kept: move it away")
     known = read_best(folder)
     theirs = None if known is None else {name: known.get(name) for name in ("metric", "n", "extractor")}
     mine = {name: value for name, value in scoring._asdict().items() if name != "every"}
@@ -111,12 +115,10 @@ def read_best(folder: Path) -> dict[str, Any] | None:
             return saved[step]
     if not checkpoint.steps(folder / "checkpoints"):
         return None
-    try:  # of a state that was saved without a note
-        note = json.loads((folder / NOTE).read_text())
+    with contextlib.suppress(InputError):  # of a state that was saved without a note
+        note = read_json(folder / NOTE, {"value": float, "step": int}, "is damaged", "")
         if math.isfinite(note["value"]) and note["step"] in saved:
             return note
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     raise InputError(f"{folder} holds a state whose score is damaged: remove that folder, or put {NOTE} back")
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.inputs import is_file
 from jaxgen.types import InputError, check
 
 SUFFIXES = (".pt", ".pth")
@@ -57,7 +58,7 @@ def read(path: str | Path, *, member: str | None = None) -> dict[str, np.ndarray
 def content(path: str | Path, *, member: str | None = None) -> bytes:
     """The bytes of the torch file at `path`, or of the one inside it where it is an archive; see `read`."""
     path = Path(path)
-    check(path.is_file(), f"{path} is no file; give a .pth or .pt file that torch wrote, or a .whl that holds one")
+    check(is_file(path), f"{path} is no file; give a .pth or .pt file that torch wrote, or a .whl that holds one")
     try:
         if not zipfile.is_zipfile(path):
             return path.read_bytes()

@@ -53,7 +53,8 @@ def is_own(source: str, signature: str) -> bool:
     key = _key(make=False)
     if key is None:
         return False
-    return hmac.compare_digest(signature, hmac.new(key, sha256(source).encode(), hashlib.sha256).hexdigest())
+    own = hmac.new(key, sha256(source).encode(), hashlib.sha256).hexdigest()
+    return hmac.compare_digest(signature.encode(), own.encode())  # of strings it takes those of ASCII only
 
 
 def key_file() -> Path:

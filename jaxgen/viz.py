@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from jaxgen.types import Array, check
 # them again with another marker
 COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
 MARKERS = "o^sDvP*X<>"
+# of a picture: there are programs that refuse to open more, taking it for an attack
+MOST_PIXELS = 80_000_000
+POINT = 64  # pixels that a point of a scatter plot counts for
 
 
 def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1) -> np.ndarray:
@@ -56,15 +60,31 @@ def beside(left: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
     return np.concatenate([wide(a) for a in (*left, x)], axis=1).reshape(-1, height, width, channels)
 
 
+def check_picture(n: int, shape: Sequence[int]) -> None:
+    """InputError for n examples of that shape, images or points, that are too many for one picture."""
+    each = POINT if len(shape) < 3 else math.prod(_zoom(shape[0]) * (side + 1) for side in shape[:2])
+    check(
+        n * each <= MOST_PIXELS,
+        f"a picture of {n:,} examples of shape {tuple(shape)} would be too large to look at: {MOST_PIXELS // each:,} "
+        f"of them are {MOST_PIXELS:,} pixels; give a smaller number, or save arrays (.npz) where the command can",
+    )
+
+
+def _zoom(height: int) -> int:
+    """How many times images of that height are enlarged."""
+    return max(1, 64 // height)
+
+
 def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = None) -> Path:
     """Images [n, H, W, C] as a PNG grid, small ones enlarged pixel by pixel; points [n, 2] as a scatter plot."""
     path, x = Path(path), np.asarray(x)
+    check_picture(len(x), x.shape[1:])
     if x.ndim == 2:
         return atomically(path, lambda tmp: _scatter(tmp, x))
     from PIL import Image
 
     picture = Image.fromarray(grid(x, columns))
-    zoom = max(1, 64 // x.shape[1])
+    zoom = _zoom(x.shape[1])
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     return atomically(path, lambda tmp: picture.save(tmp, format="PNG"))
 

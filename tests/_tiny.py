@@ -21,7 +21,7 @@ FAMILIES = ("vae", "gan", "diffusion")
 # Processes are forked from a server that has the imports done and no device opened: real ones, ready at once.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["jaxgen.cli", "jaxgen.loop", "jaxgen.families", "orbax.checkpoint", "PIL.Image", "tensorboardX", "tyro"]
+    ["jaxgen.cli", "jaxgen.loop", "jaxgen.scalars", "jaxgen.families", "orbax.checkpoint", "PIL.Image", "tyro"]
 )
 
 
@@ -81,10 +81,11 @@ class Process:
         self.process.kill()
         assert self.end() == -9, "the run was over before it could be killed"
 
-    def wait_for(self, ready: Callable[[], bool]) -> None:
+    def wait_for(self, ready: Callable[[], bool], alive: bool = True) -> None:
+        """alive: as long as it runs."""
         limit = time.monotonic() + 120
         while not ready():
-            assert self.process.is_alive() and time.monotonic() < limit, self.err.read_text()
+            assert (self.process.is_alive() or not alive) and time.monotonic() < limit, self.err.read_text()
             time.sleep(0.0005)
 
 
@@ -92,14 +93,14 @@ def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None
     os.environ.update(env)
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    from jaxgen import cli
+    from jaxgen.__main__ import main
 
-    cli.main(arguments)
+    main(arguments)
 
 
 def last_line(path: Path) -> str:
     """The last line of a file, without what a progress bar wrote before it."""
-    return path.read_text().splitlines()[-1].split("\r")[-1]
+    return "".join(path.read_text().splitlines()[-1:]).split("\r")[-1]
 
 
 def leaves(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:

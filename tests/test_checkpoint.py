@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -212,6 +213,7 @@ def test_what_orbax_logs_for_others_is_not_silenced(tmp_path, caplog):
         return bool(logger.filter(record))
 
     assert not log(f"failed in {tmp_path / 'ours' / '3'}") and not log("failed", OSError(f"{tmp_path / 'ours'}: full"))
+    assert not log("failed", OSError(errno.ENOSPC, "No space left on device"))  # it names no folder
     assert log(f"failed in {tmp_path / 'theirs'}") and log("failed", OSError("full"))
     checkpoint.close(ours)
     assert log(f"failed in {tmp_path / 'ours' / '3'}")

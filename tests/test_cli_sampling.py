@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxgen import cli, data, sampling
 from jaxgen.cli import common, draw
-from jaxgen.cli.train import parse
+from jaxgen.cli.train import execute
 from jaxgen.conditions import attributes, image, labels, optional, several
 from jaxgen.data import in_memory
 from jaxgen.processes import cosine
@@ -50,7 +50,7 @@ def sample(monkeypatch, tmp_path, capsys):
 
     def call(run, *flags: object, name: str = "x.npz"):
         monkeypatch.setattr(draw, "open_model", lambda workdir: (run, SimpleNamespace(rows=None)))
-        parse(draw.sample, [str(tmp_path), "--out", str(tmp_path / name), *map(str, flags)], "jaxgen sample")
+        execute(draw.sample, [str(tmp_path), "--out", str(tmp_path / name), *map(str, flags)], "jaxgen sample")
         assert capsys.readouterr().out == f"{tmp_path / name}\n"
         if name.endswith(".png"):
             with Image.open(tmp_path / name) as picture:
@@ -118,7 +118,7 @@ def test_a_run_that_draws_no_samples_is_refused_in_one_line(monkeypatch, tmp_pat
     monkeypatch.setattr(common, "open_run", lambda workdir: (run, None))
     for command in (["sample"], ["evaluate"], ["study"], ["nearest"], ["likelihood"], ["reconstruct"]):
         with pytest.raises(InputError, match=r"is no generative model: it draws no samples") as refused:
-            parse(cli.COMMANDS[command[0]], [str(tmp_path)], f"jaxgen {command[0]}")
+            execute(cli.COMMANDS[command[0]], [str(tmp_path)], f"jaxgen {command[0]}")
         assert "\n" not in str(refused.value)
 
 
@@ -173,7 +173,7 @@ def test_walks_take_the_sampler_of_the_flags(command, monkeypatch, tmp_path):
 
     monkeypatch.setattr("jaxgen.sampling.walks.generate", generate)
     flags = ["--sampler", "ddpm", "--sampler-steps", "3", "--batch", "5", "--no-ema", "--guidance", "1.5"]
-    parse(cli.COMMANDS[command], [str(tmp_path), *flags], f"jaxgen {command}")
+    execute(cli.COMMANDS[command], [str(tmp_path), *flags], f"jaxgen {command}")
     for options in used:
         assert (options["batch"], options["ema"], options["guidance"]) == (5, False, 1.5)
         assert sampling.evaluations(run.experiment.model, STATE, sampler=options["sampler"]) == 3
@@ -195,7 +195,7 @@ def test_without_a_test_split_the_floor_is_that_of_halves_and_scores_of_the_mode
 
     def call(*flags: str) -> list[str]:
         command = [str(tmp_path), "--n", "40", "--extractor", "pixels", *flags]
-        parse(evaluate.evaluate, command, "jaxgen evaluate")
+        execute(evaluate.evaluate, command, "jaxgen evaluate")
         return capsys.readouterr().out.splitlines()
 
     lines = call()
@@ -225,7 +225,7 @@ def test_a_density_that_needs_no_weights_has_no_elbo_beside_it(kind, monkeypatch
     density = Density(lambda p, e, keys, batch, k: jnp.full((len(keys), k), -7.0), kind, "a probability of pixels")
     run.experiment.model = run.experiment.model._replace(density=density)
     monkeypatch.setattr(measure, "open_model", lambda workdir: (run, None))
-    parse(measure.likelihood, [str(tmp_path), "--n", "20"], "jaxgen likelihood")
+    execute(measure.likelihood, [str(tmp_path), "--n", "20"], "jaxgen likelihood")
     first, last = capsys.readouterr().out.splitlines()
     relation = "<= " if kind == "bound" else ""
     assert first == f"-log p(x)  {relation}7 ± 0 nats, {7 / (64 * np.log(2)):.4f} bits per dimension"

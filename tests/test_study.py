@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from jaxgen import data, study
 from jaxgen.cli import study as command_line
-from jaxgen.cli.train import parse
+from jaxgen.cli.train import execute
 from jaxgen.conditions import Maybe, attributes, image, labels, optional
 from jaxgen.types import Game, InputError, Model, Prediction, normal, one_shot
 
@@ -320,7 +320,7 @@ def test_the_keyboard_alone_is_enough_and_what_is_marked_is_what_is_scored(brows
     total = int((~right).sum() + TRUTH.sum())
     assert summary.pooled.errors == total and summary.pooled.images == 2 * TRUTH.size
     assert summary.pooled.interval == study.wilson(total, 2 * TRUTH.size)
-    parse(command_line.study, ["--results", str(first), str(second)], "jaxgen study")
+    execute(command_line.study, ["--results", str(first), str(second)], "jaxgen study")
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 6 and table[4].split()[:4] == [
         "all",
@@ -468,7 +468,7 @@ def command(monkeypatch, tmp_path):
 
     def call(run, *flags: object):
         monkeypatch.setattr(command_line, "open_model", lambda workdir: (run, SimpleNamespace(rows=None)))
-        parse(command_line.study, [str(tmp_path), *map(str, flags)], "jaxgen study")
+        execute(command_line.study, [str(tmp_path), *map(str, flags)], "jaxgen study")
         x, shape = shown(tmp_path / "study.html"), content(tmp_path / "study.html")["per_page"]
         truth = study.toss(len(x) // shape, shape, 0).ravel()
         return x[~truth], x[truth]
@@ -529,4 +529,4 @@ def test_the_command_refuses_in_one_line(command):
     with pytest.raises(InputError, match=r"ends in \.html"):
         command(run_of(data.load("digits")), "--out", "x.png")
     with pytest.raises(InputError, match="folder of a run"):
-        parse(command_line.study, [], "jaxgen study")
+        execute(command_line.study, [], "jaxgen study")

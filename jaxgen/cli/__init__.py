@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 
 from jaxgen import __version__, compile_cache, trust
 from jaxgen.cli import draw, evaluate, info, measure, study
-from jaxgen.cli.train import parse, train
+from jaxgen.cli.join import leave_together
+from jaxgen.cli.train import execute, train
 from jaxgen.errors import InputError, check
 
 USAGE = """usage: jaxgen COMMAND ...
@@ -95,7 +97,8 @@ def _dispatch(argv: list[str]) -> None:
     check(command in known, f"unknown command {command!r}: choose one of {', '.join(known)}")
     compile_cache.enable()
     if command != "train":
-        parse(COMMANDS[command], rest, f"jaxgen {command}")
+        check(rest[:1] != [""], f"jaxgen {command} is given an empty name: give the folder of a run")
+        execute(COMMANDS[command], rest, f"jaxgen {command}")
         return
     if not rest or rest[0] in ("-h", "--help"):
         print("usage: jaxgen train EXPERIMENT.py [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT.py --help")
@@ -107,18 +110,20 @@ def _dispatch(argv: list[str]) -> None:
 def _known_failure(error: Exception) -> None:
     """One line for failures that are not bugs; others keep their traceback."""
     from jaxgen.checkpoint import SaveError
-    from jaxgen.loop import Diverged, Stopped
+    from jaxgen.loop import Diverged, Gone, Stopped
 
     if isinstance(error, Stopped):
+        leave_together()
         _exit(str(error), 130 if error.signal == 2 else 0, kind="")
-    if isinstance(error, Diverged | SaveError):
+    if isinstance(error, Diverged | Gone | SaveError):
         _exit(str(error), 1)
     if isinstance(error, SyntaxError):
         _exit(f"{error.filename}, line {error.lineno}: {error.msg}; mend the file", 2)
-    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+    if re.search("RESOURCE_EXHAUSTED|out of memory", str(error), re.I) or isinstance(error, MemoryError):
         _exit("the device is out of memory: give a smaller --batch, or another --layout over more devices", 2)
 
 
 def _exit(message: str, code: int, kind: str = "error: ") -> None:
-    print(f"jaxgen: {kind}{' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"jaxgen: {kind}{' '.join(message.split())}\n")
+    sys.stderr.flush()
     raise SystemExit(code)

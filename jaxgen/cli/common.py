@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from jaxgen import inputs
 from jaxgen.errors import InputError, check
+
+
+def command(function: Callable) -> Callable:
+    """A command, whose arguments are checked for what none of them can be."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        given = signature.bind(*args, **keywords)
+        flags = {name for name, p in signature.parameters.items() if p.kind is not p.POSITIONAL_ONLY}
+        check_arguments(given.arguments, flags)
+        return function(*given.args, **given.kwargs)
+
+    return checked
+
+
+def check_arguments(given: Mapping[str, Any], flags: Collection[str] = ()) -> None:
+    """InputError for a number that is not finite or too large, a seed that not all can take, an empty name, and one
+    that no file system takes; flags: which of the arguments are flags."""
+    for name, value in given.items():
+        what = f"--{name.replace('_', '-')}" if name in flags else name
+        if isinstance(value, Sampling):
+            check_arguments(vars(value), vars(value))
+            continue
+        inputs.check_number(what, value)
+        if name == "seed" and value is not None:
+            inputs.check_seed(what, value)
+        for word in value if isinstance(value, tuple) else (value,):
+            if isinstance(word, str | Path):
+                inputs.check_name(what, str(word))
 
 
 def open_run(workdir: Path) -> tuple[Any, Any]:
@@ -40,7 +75,18 @@ def out_file(out: str | None, default: Path, *suffixes: str) -> Path:
     """The file to write; a wrong name is refused before anything is computed."""
     file = Path(out or default)
     check(file.suffix in suffixes, f"--out {out}: give a name that ends in {' or '.join(suffixes)}")
+    check(not inputs.is_folder(file), f"{file} is a folder, where a file is to be written: give another --out")
     return file
+
+
+def check_drawn(run: Any, file: Path, n: int) -> None:
+    """InputError for more samples than a picture of them can show, or memory hold."""
+    from jaxgen import viz
+
+    shape = run.experiment.data.shape
+    if file.suffix == ".png":
+        viz.check_picture(n, shape)
+    inputs.check_memory(4 * n * math.prod(shape), f"{n:,} examples of shape {shape}", "give a smaller number")
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from jaxgen.cli.common import (
     SAMPLING,
     Flags,
     at_least,
+    check_drawn,
+    command,
     conditions,
     counted,
     held_out,
@@ -20,6 +22,7 @@ from jaxgen.cli.common import (
 from jaxgen.errors import check
 
 
+@command
 def sample(workdir: Path, /, *, n: int = 64, out: str | None = None, seed: int = 0, sampling: Flags = SAMPLING) -> None:
     """Draw samples of a run. A model that is conditioned on images gets those of held-out examples by default, each
     with up to 8 samples to its right.
@@ -40,6 +43,7 @@ def sample(workdir: Path, /, *, n: int = 64, out: str | None = None, seed: int =
     at_least(1, n=n, batch=sampling.batch)
     file = out_file(out, workdir / "sample.png", ".png", ".npz")
     run, place = open_model(workdir)
+    check_drawn(run, file, n)
     conditioner = run.experiment.model.condition
     shows = conditioner is not None and conditioner.show(conditioner.blank(1)) is not None
     each = next(d for d in range(8, 0, -1) if n % d == 0) if shows else 1  # samples of one image: a row
@@ -80,6 +84,7 @@ def _words(path: Any) -> list[str]:
     return [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
 
 
+@command
 def interpolate(
     workdir: Path,
     /,
@@ -113,6 +118,7 @@ def interpolate(
     at_least(1, rows=rows, batch=sampling.batch)
     file = out_file(out, workdir / "interpolate.png", ".png")
     run, _ = open_model(workdir)
+    check_drawn(run, file, rows * steps)
     model = run.experiment.model
     given = conditions(run, sampling.condition, rows)
     both = jax.tree.map(lambda a: jnp.concatenate([a, a]), given)  # both ends of a walk have one condition
@@ -126,6 +132,7 @@ def interpolate(
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))
 
 
+@command
 def traverse(
     workdir: Path,
     /,
@@ -153,8 +160,10 @@ def traverse(
     from jaxgen import viz
 
     at_least(1, steps=steps, batch=sampling.batch)
+    check(bool(dimensions), "--dimensions: vary which? Give at least one")
     file = out_file(out, workdir / "traverse.png", ".png")
     run, _ = open_model(workdir)
+    check_drawn(run, file, len(dimensions) * steps)
     model = run.experiment.model
     given = conditions(run, sampling.condition, 1)
     latent, values = noise_of(run, seed, given, 1, sampling.ema), jnp.linspace(-limit, limit, steps)
@@ -163,6 +172,7 @@ def traverse(
     print(viz.save_picture(file, jnp.concatenate(rows), steps))
 
 
+@command
 def manifold(
     workdir: Path,
     /,
@@ -186,14 +196,16 @@ def manifold(
     from jaxgen import viz
     from jaxgen.conditions import rows
 
-    at_least(1, batch=sampling.batch)
+    at_least(1, side=side, batch=sampling.batch)
     file = out_file(out, workdir / "manifold.png", ".png")
     run, _ = open_model(workdir)
+    check_drawn(run, file, side * side)
     given = rows(conditions(run, sampling.condition, 1), np.zeros(side, int))  # one for all
     x = jaxgen.manifold(run.experiment.model, run.state, side, dimensions, condition=given, **sampling.options(run))
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), side))
 
 
+@command
 def arithmetic(
     workdir: Path,
     /,
@@ -228,6 +240,7 @@ def arithmetic(
     at_least(1, n=n, steps=steps, examples=examples)
     file = out_file(out, workdir / "arithmetic.png", ".png")
     run, _ = open_model(workdir)
+    check_drawn(run, file, n * (steps + 1))
     model, dataset = run.experiment.model, sets.load(among) if among else run.experiment.data
     x, has, given = _with_attribute(model, dataset, attribute, examples, own=among is None)
     vector = jaxgen.attribute_vector(model, run.state, x, has, condition=given)
@@ -261,6 +274,7 @@ def _with_attribute(model: Any, dataset: Any, attribute: str, examples: int, own
     return normalize(Batch(jnp.asarray(batch.x))).x, has, given
 
 
+@command
 def reconstruct(
     workdir: Path,
     /,
@@ -297,6 +311,7 @@ def reconstruct(
     file = out_file(out, workdir / "reconstruct.png", ".png")
     run, _ = open_model(workdir)
     part = part_of(run, split, n)
+    check_drawn(run, file, 2 * min(columns, len(part.x)))
     x = normalize(Batch(jax.numpy.asarray(part.x))).x
     again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=part.condition, batch=batch, ema=ema)
     shown = min(columns, len(x))
@@ -306,6 +321,7 @@ def reconstruct(
     print(f"{counted(part)}: squared error {error} an image, PSNR {ratio} dB{similarity}")
 
 
+@command
 def denoise(
     workdir: Path,
     /,
@@ -348,6 +364,7 @@ def denoise(
     file, corrupt = out_file(out, workdir / "denoise.png", ".png"), getattr(noises, noise)(level)
     run, _ = open_model(workdir)
     part = part_of(run, split, n)
+    check_drawn(run, file, 3 * min(columns, len(part.x)))
     x = normalize(Batch(jax.numpy.asarray(part.x))).x
     noisy = corrupt(jax.random.split(jax.random.key(seed), len(x)), x)
     again = jaxgen.reconstruct(run.experiment.model, run.state, noisy, condition=part.condition, batch=batch, ema=ema)

@@ -11,6 +11,8 @@ from jaxgen.cli.common import (
     Flags,
     Sampling,
     at_least,
+    check_drawn,
+    command,
     named_condition,
     open_model,
     out_file,
@@ -18,10 +20,12 @@ from jaxgen.cli.common import (
     test_split,
 )
 from jaxgen.errors import check
+from jaxgen.inputs import check_memory, is_folder, misfit, table
 
 SAMPLES = 10_000
 
 
+@command
 def evaluate(
     workdir: Path | None = None,
     /,
@@ -127,6 +131,7 @@ def _of_run(workdir: Path, reals: str | None, request: _Request) -> _Sides:
     run, place = open_model(workdir)
     exp, flags, n = run.experiment, request.sampling, request.n or SAMPLES
     check(len(exp.data.shape) == 3, f"{workdir} draws points {exp.data.shape}, not images: it cannot be scored")
+    check_memory(24 * n, f"the places and the conditions of {n:,} samples", "give a smaller --n")
     data = exp.data if reals is None else images(reals)
     test = test_split(exp.data) or (images(request.held_out, "test") if request.held_out else None)
     given = None if flags.condition is None else named_condition(run, flags.condition, n)
@@ -213,7 +218,7 @@ def images(name: str, split: str = "train") -> Any:
     """All images of a folder or a .npz file, or that split of a data set by its name."""
     from jaxgen import data as sets
 
-    if Path(name).is_dir():
+    if is_folder(name):
         return sets.load(f"folder:{name}", "all", size=None, channels=None, labels=False)
     return sets.load(name, "all" if name.endswith(".npz") else split)
 
@@ -226,6 +231,7 @@ def _held_out(data: Any, name: str | None) -> Any:
     return test_split(data) if data.split == "train" else None
 
 
+@command
 def nearest(
     workdir: Path,
     /,
@@ -261,6 +267,7 @@ def nearest(
     at_least(1, n=n, neighbours=neighbours, batch=sampling.batch)
     file = out_file(out, workdir / "nearest.png", ".png")
     run, place = open_model(workdir)
+    check_drawn(run, file, n * (1 + neighbours))
     data = run.experiment.data
     chosen = extractor_for(extractor, data, weights)
     given = None if sampling.condition is None else named_condition(run, sampling.condition, n)
@@ -273,6 +280,7 @@ def nearest(
     print(viz.save_picture(file, viz.beside([shown], x), 1 + neighbours))
 
 
+@command
 def compare(runs: tuple[Path, ...], /, *, metric: str = "fid", out: str = "comparison.png") -> None:
     """Evaluated runs in one table and one figure: score against training time and against network evaluations a sample.
 
@@ -345,10 +353,21 @@ def _with(run: Path, metric: str) -> list:
     """The evaluations of a run that have the metric."""
     from jaxgen.metrics import report
 
-    check(run.is_dir(), f"no folder {run}: give the folders of runs")
+    check(is_folder(run), f"no folder {run}: give the folders of runs")
     found = [e for e in report.read(run / "evaluation.json") if metric in e.scores and "step" in e.protocol]
     check(bool(found), f"{run} has no {metric} yet: jaxgen evaluate {run} first")
+    wrong = next((w for e in found if (w := misfit({**e.protocol, **e.cost}, _COMPARED))), "")
+    check(not wrong, f"{run}'s evaluation is damaged ({wrong}): jaxgen evaluate {run} again, into a new file")
     return found
+
+
+_COMPARED = {
+    "step": int,
+    "samples": int,
+    "parameters": table(int),
+    "network_evaluations": float,
+    "seconds_a_sample": float,
+}
 
 
 def _seconds(written: list[dict], step: int) -> float:

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from jaxgen.cli.common import open_run
+from jaxgen.cli.common import command, open_run
 from jaxgen.errors import check
+from jaxgen.inputs import is_file
 
 
+@command
 def list_(experiments: str = "experiments", runs: str = "runs") -> None:
     """The experiments and the runs here.
 
@@ -20,7 +22,7 @@ def list_(experiments: str = "experiments", runs: str = "runs") -> None:
     from jaxgen import checkpoint
     from jaxgen.runs import checkpoints
 
-    for path in sorted(Path(experiments).glob("*.py")):
+    for path in filter(is_file, sorted(Path(experiments).glob("*.py"))):
         text = path.read_text(errors="replace")
         if re.search(r"^def experiment\(", text, re.M):
             summary = re.search(r'"""(.+?)[.\n"]', text)
@@ -30,6 +32,7 @@ def list_(experiments: str = "experiments", runs: str = "runs") -> None:
         print(f"{path.parent}  {'no checkpoint yet' if step is None else f'step {step}'}")
 
 
+@command
 def show(workdir: Path, /) -> None:
     """What a run is and how far it has trained.
 
@@ -42,6 +45,7 @@ def show(workdir: Path, /) -> None:
 
     run, _ = open_run(workdir)
     exp = run.experiment
+    last = records.read(workdir, before=run.step)[-1:]
     print(f"experiment  {exp.source}")
     print("keywords    " + ", ".join(f"{k}={v}" for k, v in exp.settings.items()))
     print(f"data        {exp.data.name}, {exp.data.size:,} examples of shape {exp.data.shape}")
@@ -49,10 +53,11 @@ def show(workdir: Path, /) -> None:
         kind = "player" if group in exp.game.losses else "frozen"
         print(f"{kind}      {group}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
     print(f"step        {run.step} of {exp.steps}")
-    for record in records.read(workdir, before=run.step)[-1:]:
+    for record in last:
         print("last        " + ", ".join(f"{k} {v:.5g}" for k, v in record.items()))
 
 
+@command
 def data(action: Literal["list", "prepare"], name: str | None = None, /, *, data_dir: str | None = None) -> None:
     """The data sets: `list` them, or `prepare NAME` (download it and lay it out for fast reading).
 

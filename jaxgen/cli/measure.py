@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxgen.cli.common import at_least, counted, first_of, open_model, out_file, part_of, same_shape
+from jaxgen.cli.common import at_least, command, counted, first_of, open_model, out_file, part_of, same_shape
 from jaxgen.errors import check
 
 
+@command
 def encode(
     workdir: Path,
     /,
@@ -50,6 +51,7 @@ def encode(
     print(viz.save_scatter(file, points, part.labels if coloured else None, part.data.classes, axes))
 
 
+@command
 def likelihood(
     workdir: Path,
     /,
@@ -97,6 +99,7 @@ def likelihood(
     print(f"p is {measure}; {found.images:,} images of {held_out.name} {split}, {draws}")
 
 
+@command
 def cluster(
     workdir: Path,
     /,
@@ -137,6 +140,7 @@ def cluster(
     print("\n".join(columns([("", "accuracy", "NMI", "ARI"), *rows])))
 
 
+@command
 def outliers(
     workdir: Path,
     /,
@@ -183,6 +187,7 @@ def outliers(
         print(viz.save_picture(file, x[np.argsort(-scores, kind="stable")[:64]]))
 
 
+@command
 def pretrain(
     workdir: Path,
     /,
@@ -214,7 +219,7 @@ def pretrain(
     from jaxgen.metrics.report import number
 
     words = [word.strip() for word in labels.split(",")]
-    check(all(word.isdigit() for word in words), f"--labels {labels}: give numbers, separated by commas")
+    check(all(word.isdecimal() for word in words), f"--labels {labels}: give numbers, separated by commas")
     run, _ = open_model(workdir)
     exp = run.experiment
     train, test = sets.other_split(exp.data, exp.data.split), sets.other_split(exp.data, "test")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxgen.cli.common import SAMPLING, Flags, at_least, named_condition, open_model, out_file
+from jaxgen.cli.common import SAMPLING, Flags, at_least, check_drawn, command, named_condition, open_model, out_file
 from jaxgen.errors import check
 
 
+@command
 def study(
     workdir: Path | None = None,
     /,
@@ -47,6 +48,7 @@ def study(
     file = out_file(out, workdir / "study.html", ".html")
     run, place = open_model(workdir)
     check(len(run.experiment.data.shape) == 3, f"{run.experiment.data.name} is of points: a study shows images")
+    check_drawn(run, file, pages * per_page)
     data = _with_condition(run, split, sampling.condition)
     fakes = int(studies.toss(pages, per_page, seed).sum())
     reals, given = _chosen(run, data, pages * per_page - fakes, fakes, seed)

@@ -7,8 +7,11 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from jaxgen.cli.common import check_arguments
+from jaxgen.cli.join import joined
 from jaxgen.errors import InputError, check
 
 Layout = Literal["one", "data", "fsdp", "pmap"]
@@ -20,13 +23,15 @@ def train(path: str, argv: Sequence[str]) -> None:
 
     function = runs.load_function(path)
     given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
-    options = {name: given.pop(name) for name in RUN_HELP if name not in ("steps", "seed")}
-    _join(options["coordinator"], options["processes"], options["process"])
-    given = {name: value for name, value in given.items() if value is not None or name not in ("steps", "seed")}
-    exp = runs.load_experiment(path, **given)
-    scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
-    start = None if options["start"] is None else grafts.parse(options["start"])
-    loop.fit(exp, options["workdir"], layout=options["layout"], start=start, scoring=scoring)
+    options = {name: given.pop(name) for name in RUN_HELP if name not in KEYWORDS}
+    check_arguments(options, options)
+    given = {name: value for name, value in given.items() if value is not None or name not in KEYWORDS}
+    folder = Path(options["workdir"] or Path("runs") / Path(path).stem)
+    with joined(folder, options["coordinator"], options["processes"], options["process"]):
+        exp = runs.load_experiment(path, **given)
+        scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
+        start = None if options["start"] is None else grafts.parse(options["start"])
+        loop.fit(exp, folder, layout=options["layout"], start=start, scoring=scoring)
 
 
 def _scoring(metric: str | None, every: int, n: int, extractor: str) -> Any:
@@ -54,6 +59,7 @@ def _run_options(
 ) -> None: ...
 
 
+KEYWORDS = ("steps", "seed")  # options of a run that every experiment has as keywords
 RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
@@ -71,7 +77,7 @@ RUN_HELP = {
 
 
 def _with_run_options(function: Callable) -> Callable[..., dict]:
-    """A function of the experiment's keywords and the run's options, which returns what it was given."""
+    """A function whose parameters are the experiment's keywords and the run's options: only its signature is used."""
     import tyro
 
     def options(**given: Any) -> dict:
@@ -80,6 +86,8 @@ def _with_run_options(function: Callable) -> Callable[..., dict]:
     own = inspect.signature(function, eval_str=True).parameters
     bad = [name for name, p in own.items() if p.default is p.empty]
     check(not bad, f"every keyword of an experiment needs a default, {', '.join(bad)} has none")
+    taken = [name for name in own if name in RUN_HELP and name not in KEYWORDS]
+    check(not taken, f"the keyword {', '.join(taken)} is an option of every run: give the experiment's another name")
     general = inspect.signature(_run_options, eval_str=True).parameters
     merged = {name: p for name, p in general.items() if name not in own} | dict(own)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -94,14 +102,22 @@ def _with_run_options(function: Callable) -> Callable[..., dict]:
     return options
 
 
-def parse(function: Callable, argv: list[str], prog: str) -> Any:
-    """tyro, whose error messages become one line."""
+def execute(function: Callable, argv: list[str], prog: str) -> None:
+    """`function` with the arguments that the flags give."""
+    given = inspect.signature(function).bind_partial()
+    given.arguments.update(parse(function, argv, prog))
+    function(*given.args, **given.kwargs)
+
+
+def parse(function: Callable, argv: list[str], prog: str) -> dict[str, Any]:
+    """The keywords of a call of `function` that the flags ask for, by tyro, whose error messages become one line. The
+    call is the caller's: what it writes to stderr is not the parser's."""
     import tyro
 
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(function, args=argv, prog=prog)
+            return tyro.cli(_given(function), args=argv, prog=prog)
     except SystemExit as error:
         if error.code in (0, None):
             raise
@@ -111,12 +127,14 @@ def parse(function: Callable, argv: list[str], prog: str) -> Any:
         raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None
 
 
-def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes of a run, before anything else opens a device."""
-    import jax
+def _given(function: Callable) -> Callable[..., dict[str, Any]]:
+    """A function of the same parameters that returns what it is given, by name."""
+    signature = inspect.signature(function, eval_str=True)
 
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif coordinator is not None:
-        check(processes is not None and process is not None, "--coordinator needs --processes and --process as well")
-        jax.distributed.initialize(coordinator, processes, process)
+    def given(*positional: Any, **keywords: Any) -> dict[str, Any]:
+        return dict(signature.bind(*positional, **keywords).arguments)
+
+    given.__signature__ = signature  # type: ignore[attr-defined]
+    given.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    given.__doc__ = function.__doc__
+    return given

@@ -9,13 +9,13 @@ import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from jaxgen.data import attributes, celeb_a, cifar10, digits, folder, mnist, npz, photos, synthetic, tfds_images
 from jaxgen.data.dataset import Dataset, in_memory
 from jaxgen.data.described import find, note, stand_in
 from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
 from jaxgen.data.subsets import balanced, class_numbers, labelled, labels_of, only_classes, subset, without_classes
+from jaxgen.inputs import is_folder
 from jaxgen.types import InputError, check
 
 __all__ = [
@@ -126,7 +126,7 @@ def _find(name: str) -> Callable[..., Dataset]:
     names = [*SETS, *tfds_images.known(), *tfds_images.in_folder()]
     if kind.split("/")[0] in names:
         return partial(tfds_images.load, name)
-    close = [f"folder:{name}"] if Path(name).is_dir() else difflib.get_close_matches(name, names, 1)
+    close = [f"folder:{name}"] if is_folder(name) else difflib.get_close_matches(name, names, 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     there = ", ".join([*SETS, "folder:PATH", "PATH.npz", "tfds:NAME"])
     raise InputError(f"there is no data set {name!r}{hint}; give one of {there}")

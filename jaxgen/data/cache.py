@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.inputs import is_file
+
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
 _log = logging.getLogger("jaxgen")
@@ -51,7 +53,7 @@ def _checksum(x: np.ndarray, labels: np.ndarray) -> int:
 
 
 def _read(path: Path, shape: tuple[int, ...], dtype: type) -> Arrays | None:
-    if not path.exists():
+    if not is_file(path):
         return None
     try:
         with open(path, "rb") as file:

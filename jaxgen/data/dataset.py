@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxgen.data.cache import cached
+from jaxgen.inputs import check_memory
 from jaxgen.types import Batch, Tree, check
 
 IN_MEMORY_BYTES = 2 * 2**30  # a set of pictures up to this size, as uint8, is held in memory
@@ -104,10 +105,14 @@ def from_reader(
     `streaming`: True reads at each `take`, False forces the set into memory, None decides by `IN_MEMORY_BYTES`.
     """
     check(size > 0, f"{name}: the {split!r} split holds no examples; give a split with examples")
+    one = math.prod(shape)
+    check_memory(one, f"one picture of {name}, {shape},", "give a smaller size")
     if streaming is None:
-        streaming = size * math.prod(shape) > IN_MEMORY_BYTES
+        streaming = size * one > IN_MEMORY_BYTES
     if streaming:
         return Dataset(name, split, size, shape, lambda indices: Batch(*read(indices)), tuple(classes), True)
+
+    check_memory(size * one, f"the {size:,} pictures of {name}", "give a smaller size, or leave streaming=False out")
 
     def build():
         return _read_all(f"decoding {name}", read, size, shape)

@@ -19,10 +19,20 @@ import numpy as np
 
 from jaxgen.conditions import Maybe
 from jaxgen.data.dataset import Dataset
+from jaxgen.inputs import Form, count, misfit, table
 from jaxgen.types import Batch, InputError, Tree, check
 
 Description = Mapping[str, Any]
 """The name that `load` was given, and a `Dataset`'s fields but `take`, as JSON holds them."""
+
+DESCRIPTION: Form = {
+    **dict.fromkeys(("given", "name", "split"), str),
+    "options": dict,
+    "size": count,
+    "shape": [count],
+    "classes": [str],
+    "streaming": bool,
+}
 
 _notes: ContextVar[list[Description] | None] = ContextVar("notes", default=None)
 _known: ContextVar[Mapping[str, Description] | None] = ContextVar("known", default=None)
@@ -111,6 +121,35 @@ def outline(dataset: Dataset) -> Any:
     """Shape and dtype of every array of one example of `take`, without the axis of examples, as plain values."""
     one = dataset.take(np.zeros(1, np.int64))
     return {"x": _outline(one.x), "condition": _outline(one.condition)}
+
+
+def _part(what: str, value: Any) -> str:
+    """The form of a tree in an outline."""
+    there = value if isinstance(value, dict) else {}
+    forms: dict[str, Form] = {
+        "dict": {"dict": table((None, _part))},
+        "maybe": {"maybe": _pair},
+        "tuple": {"tuple": [(None, _part)]},
+    }
+    kind = next((name for name in forms if name in there), "")
+    return misfit(value, forms.get(kind, {"shape": [count], "dtype": _dtype}), what)
+
+
+def _pair(what: str, value: Any) -> str:
+    wrong = misfit(value, [(None, _part)], what)
+    return wrong or ("" if len(value) == 2 else f"{what} has {len(value)} parts, not 2")
+
+
+def _dtype(what: str, value: Any) -> str:
+    try:
+        known = isinstance(value, str) and np.dtype(value).kind in "biuf"
+    except TypeError:
+        known = False
+    return "" if known else f"{what} is no type of numbers"
+
+
+OUTLINE: Form = {"x": _part, "condition": (None, _part)}
+"""What `outline` gives."""
 
 
 def batch_of(outline: Mapping[str, Any], n: int) -> Batch:

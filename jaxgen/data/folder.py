@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxgen.data.dataset import Dataset, from_reader
 from jaxgen.data.pictures import check_format, is_grey, read_picture
+from jaxgen.inputs import is_folder
 from jaxgen.types import InputError, check
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
@@ -37,14 +39,15 @@ def load(
     """
     check(split in SPLITS, f"folder:{path} has no split {split!r}; give one of {', '.join(SPLITS)}")
     check_format(size, channels)
-    root = Path(path).expanduser()
-    check(bool(path) and root.is_dir(), f"there is no folder {path}; give the path of a folder with pictures")
+    root = Path(os.path.expanduser(path))  # Path.expanduser raises for a user that is none
+    check(bool(path) and is_folder(root), f"there is no folder {path}; give the path of a folder with pictures")
     everything = _pictures(root)
     check(bool(everything), f"no pictures in {path}; expected files ending in {', '.join(SUFFIXES)}")
     classes = _classes(path, everything) if labels else ()
     files = [name for name in everything if split == "all" or _held_out(name) == (split == "test")]
     number = {name: i for i, name in enumerate(classes)}
     check(bool(files), f"the {split!r} split of {path} is empty ({len(everything)} pictures); give split='all'")
+    stamp = _fingerprint(root, files, classes)
     shape = _shape(root / files[0], size, channels)
 
     def read(indices):
@@ -53,7 +56,6 @@ def load(
         return np.stack(x), np.array([number[name.split("/")[0]] for name in chosen], np.int32) if classes else None
 
     about = {"size": len(files), "shape": shape, "classes": classes}
-    stamp = _fingerprint(root, files, classes)
     return from_reader(f"folder:{path}", split, read, **about, fingerprint=stamp, streaming=streaming)
 
 
@@ -110,5 +112,7 @@ def _fingerprint(root: Path, files: list[str], classes: tuple[str, ...]) -> str:
             status = os.stat(root / name)
         except OSError as error:
             _refuse(error)
+        plain = stat.S_ISREG(status.st_mode)  # what else is there may never end, or never begin, to be read
+        check(plain, f"cannot read {root / name} (it is no ordinary file); remove it")
         digest.update(repr((name, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, in_memory
 from jaxgen.data.pipeline import order
+from jaxgen.inputs import check_memory, is_file
 from jaxgen.types import InputError, check
 
 SPLITS = ("train", "test", "all")
@@ -24,7 +23,7 @@ def load(path: str, split: str = "train") -> Dataset:
     else that is not as above.
     """
     check(split in SPLITS, f"{path} has no split {split!r}; give one of {', '.join(SPLITS)}")
-    check(Path(path).is_file(), f"there is no file {path}; give the path of a .npz file")
+    check(is_file(path), f"there is no file {path}; give the path of a .npz file")
     arrays = _arrays(path)
     key = "x" if "x" in arrays else "images"
     x = _examples(path, key, arrays[key])
@@ -49,12 +48,19 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             keys = list(file.files)
+            check_memory(
+                sum(part.file_size for part in file.zip.infolist()), f"{path}, unpacked,", "give fewer examples"
+            )
             arrays = {key: file[key] for key in keys if key in ("x", "images", "labels")}
+    except InputError:
+        raise
     except Exception as error:  # a damaged archive can fail in any way
         if "Object arrays" in str(error):
             raise InputError(f"{path} holds arrays of Python objects, which are never loaded; {REWRITE}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or not a .npz file ({reason}); {REWRITE}") from error
+    raw = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
+    check(not raw, f"{path}: {', '.join(raw)} is no array; {REWRITE}")
     one = ("x" in arrays) != ("images" in arrays)
     check(one, f"{path} holds {', '.join(keys) or 'nothing'}; expected either x or images, and labels if there are any")
     return arrays
@@ -68,7 +74,10 @@ def _examples(path: str, key: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "f":
         check(bool(np.isfinite(x).all()), f"{what} with values that are not finite; remove the examples that have them")
     if x.ndim == 2:
-        return x.astype(np.float32)
+        with np.errstate(over="ignore"):  # too large numbers become infinite, and are refused
+            x = x.astype(np.float32)
+        check(bool(np.isfinite(x).all()), f"{what} with values that float32 cannot hold; scale them")
+        return x
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype == np.uint8:
         return x

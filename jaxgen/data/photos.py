@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgen.data.cache import cached
 from jaxgen.data.dataset import Dataset
+from jaxgen.inputs import check_memory
 from jaxgen.types import Batch, check
 
 SPLITS = ("train", "test")
@@ -33,6 +34,7 @@ def load(split: str = "train", *, size: int = 32, n: int | None = None) -> Datas
     check(known, f"photos: size={size!r}: expected a number of pixels from {SMALLEST} to {LARGEST}")
     n = {"train": 20_000, "test": 2_000}[split] if n is None else n
     check(isinstance(n, int) and n >= 1, f"photos: n={n!r}: expected a number of patches of at least 1")
+    check_memory(64 * n, f"the places of {n:,} patches of photos", "give a smaller n")
     first, last = (0, BORDER) if split == "train" else (BORDER, WIDTH)
     windows = np.lib.stride_tricks.sliding_window_view(_photographs()[:, :, first:last], (size, size), axis=(1, 2))
     # raw Philox words: NumPy promises their stream for all versions

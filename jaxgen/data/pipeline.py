@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.data.dataset import Dataset
+from jaxgen.inputs import check_memory
 from jaxgen.types import Array, Batch, check
 
 PREFETCH_BYTES = 256 * 2**20  # at most so much is read ahead from storage
@@ -56,6 +57,7 @@ def order(size: int, seed: int, position: int, count: int) -> np.ndarray:
     check(size >= 1, f"a data set of {size} examples cannot be shuffled; give one with at least one example")
     check(0 <= seed < 2**64, f"seed={seed}: expected an integer from 0 to 2**64 - 1; give such a seed")
     check(position >= 0 and count >= 0, f"position={position}, count={count}: expected neither below 0")
+    check_memory(24 * count, f"the places of {count:,} examples", "give a smaller number")
     parts, end = [], position + count
     while position < end:
         epoch, start = divmod(position, size)

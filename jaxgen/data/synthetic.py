@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, in_memory
+from jaxgen.inputs import check_memory
 from jaxgen.types import check
 
 SPLITS = ("train", "test")
@@ -54,6 +55,7 @@ def _points(name: str, split: str, n: int, modes: int, curve: Callable) -> Datas
     """Blurs curve(mode [n], u [n] uniform in [0, 1)) -> [n, 2] by STD."""
     check(split in SPLITS, f"{name} has no split {split!r}; give one of {', '.join(SPLITS)}")
     check(isinstance(n, int) and n >= 1, f"{name}: n={n!r}: expected a number of points of at least 1")
+    check_memory(96 * n, f"{n:,} points of {name}", "give a smaller n")  # in double precision, with what is drawn
     key = np.array([zlib.crc32(name.encode()), SPLITS.index(split)], np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
     mode = np.arange(n) % modes

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxgen.data.dataset import Dataset, from_reader
 from jaxgen.data.pictures import check_format, read_picture
+from jaxgen.inputs import is_folder
 from jaxgen.types import InputError, check
 
 
@@ -126,7 +127,7 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
 
     root, _ = _root(data_dir)
     base, names = name.split("/")[0].split(":")[0], known()
-    if base not in names and not (Path(root) / base).is_dir():
+    if base not in names and not is_folder(Path(root) / base):
         close = difflib.get_close_matches(base, names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else "; 'jaxgen data list' shows some that it has"
         raise InputError(f"TFDS has no data set {name!r}{hint}")

@@ -14,6 +14,7 @@ import optax
 from jaxgen.conditions import condition_of
 from jaxgen.data import Dataset, balanced, labels_of, order
 from jaxgen.data.pipeline import normalize
+from jaxgen.inputs import check_memory
 from jaxgen.metrics.estimate import Estimate, mean_of
 from jaxgen.metrics.pieces import in_pieces
 from jaxgen.types import Array, Batch, Conditioner, Model, TrainState, Tree, check, weights
@@ -75,6 +76,8 @@ def pretrained_classifier(
     check(encode is not None, "this model has no encoder: it maps noise to images only")
     for name, value in (("labels", min(labels, default=0)), ("seeds", seeds), ("steps", steps), ("batch", batch)):
         check(value >= 1, f"{name} must be at least 1, it is {value}")
+    check(steps < 2**31, f"steps are counted in 32 bits, {steps} are too many")
+    check_memory(8 * seeds * sum(labels), f"the labels of {seeds:,} seeds", "give fewer seeds")
     n = test.size if images is None else images
     check(1 <= n <= test.size, f"{n} images: {test.name} has 1 to {test.size} in its {test.split} split")
     classes = int(max(labels_of(d).max() for d in (train, test))) + 1

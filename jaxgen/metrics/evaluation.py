@@ -17,7 +17,7 @@ from jaxgen.data.subsets import UNLABELLED
 from jaxgen.metrics import trained as of_model
 from jaxgen.metrics.classes import class_coverage
 from jaxgen.metrics.estimate import Estimate
-from jaxgen.metrics.features import Extractor, Features, extract, feature_shapes, pixels
+from jaxgen.metrics.features import Extractor, Features, check_size, extract, feature_shapes, pixels
 from jaxgen.metrics.frechet import fid, fid_infinity
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
@@ -218,7 +218,9 @@ def scored_model(trained: Trained | None, metrics: Sequence[str]) -> dict[str, S
 def drawn(extractor: Extractor, images: Dataset, n: int | None, seed: int, **options: Any) -> Features:
     """The features of n images drawn by the seed, of all where there are not more, in the order of the draw: files are
     often sorted by class, and the first of them must be a random part. options: those of `extract`."""
-    index = order(images.size, seed, 0, images.size if n is None else min(n, images.size))
+    n = images.size if n is None else min(n, images.size)
+    check_size(extractor, images, n)
+    index = order(images.size, seed, 0, n)
     in_file = np.sort(index)  # so that the features of all images are cached once for all seeds
     return extract(extractor, images, in_file, **options).rows(np.searchsorted(in_file, index))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from jaxgen.data import Dataset, normalize, to_uint8
 from jaxgen.data.cache import cached
+from jaxgen.inputs import check_memory
 from jaxgen.types import Array, Batch, check
 
 
@@ -64,7 +66,7 @@ def extract(
     keep: in the cache, under the extractor's digest and a digest of the images themselves, which are therefore read
     once more. InputError for examples that are no images.
     """
-    vectors, _ = feature_shapes(extractor, images)
+    shape = check_size(extractor, images, images.size if index is None else len(index))
     index = np.arange(images.size) if index is None else np.asarray(index)
     check(index.size >= 1, f"{images.name}: no images to take features of: give at least one")
     if not keep:
@@ -75,7 +77,7 @@ def extract(
 
     name = f"features-{extractor.name}-{images.name}-{images.split}-{'x'.join(map(str, images.shape))}"
     stamp = f"{extractor.digest} {digest_of(images, index)}"
-    return Features(*cached(name, stamp, (index.size, *vectors.shape[1:]), build, np.float32))
+    return Features(*cached(name, stamp, (index.size, *shape), build, np.float32))
 
 
 def pixels() -> Extractor:
@@ -97,6 +99,14 @@ def feature_shapes(extractor: Extractor, images: Dataset) -> tuple[Any, Any]:
         "bring them to one size, or choose another extractor",
     )
     return jax.eval_shape(extractor.apply, jax.ShapeDtypeStruct((1, *images.shape), jnp.uint8))
+
+
+def check_size(extractor: Extractor, images: Dataset, n: int) -> tuple[int, ...]:
+    """The shape of the features of one image. InputError where memory cannot hold those of n images, and as for
+    `feature_shapes`."""
+    shape = feature_shapes(extractor, images)[0].shape[1:]
+    check_memory(4 * n * math.prod(shape), f"{extractor.name}'s features of {n:,} images", "give fewer images")
+    return shape
 
 
 def check_images(images: Dataset) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxgen import inputs
 from jaxgen.files import atomically
 from jaxgen.metrics.estimate import Estimate
-from jaxgen.types import InputError, check
+from jaxgen.types import check
 
 
 class Score(NamedTuple):
@@ -53,16 +55,26 @@ def number(estimate: Estimate) -> str:
 
 def read(path: Path) -> list[Evaluation]:
     """The evaluations of a file, oldest first; none where there is no file. InputError for any other file."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    try:
-        entries = json.loads(path.read_text())["evaluations"]
-        return [
-            Evaluation({k: _score(v) for k, v in e["scores"].items()}, dict(e["protocol"]), dict(e["cost"]))
-            for e in entries
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no file of evaluations ({error}): move it away, or give another --out") from None
+    remedy = "move it away, or give another --out"
+    found = inputs.read_json(path, FILE, "is no file of evaluations", remedy)
+    return [
+        Evaluation({k: _score(v) for k, v in e["scores"].items()}, e["protocol"], e["cost"])
+        for e in found["evaluations"]
+    ]
+
+
+_ESTIMATE = {"value": float, "error": (None, float), "how": str}
+_SCORE = {
+    "estimate": _ESTIMATE,
+    "better": str,
+    "images": int,
+    "floor": (None, _ESTIMATE),
+    "floor_images": (None, int),
+    "at_floor": (None, _ESTIMATE),
+}
+FILE = {"evaluations": [{"scores": inputs.table(_SCORE), "protocol": dict, "cost": dict}]}
 
 
 def add(path: Path, evaluation: Evaluation) -> Path:
@@ -93,9 +105,10 @@ def _score(fields: Mapping[str, Any]) -> Score:
     """The inverse of `_plain`."""
 
     def estimate(found: Mapping[str, Any]) -> Estimate:
-        return Estimate(**{**found, "error": math.nan if found["error"] is None else found["error"]})
+        error = math.nan if found["error"] is None else found["error"]
+        return Estimate(found["value"], error, found["how"])
 
-    found: dict[str, Any] = {k: estimate(v) if isinstance(v, dict) else v for k, v in fields.items()}
+    found: dict[str, Any] = {name: estimate(v) if isinstance(v := fields[name], dict) else v for name in _SCORE}
     return Score(**found)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgen import torch_file
 from jaxgen.data import cache
+from jaxgen.inputs import is_file
 from jaxgen.types import check
 
 
@@ -87,8 +88,8 @@ def find(name: str, given: str | Path | None = None) -> Path:
     if given is None and os.environ.get(known.variable):
         given, source = os.environ[known.variable], f"the environment variable {known.variable} names "
     if given is not None:
-        path = Path(given).expanduser()
-        check(path.is_file(), f"{source}{given}, where there is no file; get the weights of {name} by `{known.how}`")
+        path = Path(os.path.expanduser(given))
+        check(is_file(path), f"{source}{given}, where there is no file; get the weights of {name} by `{known.how}`")
         return path
     folder = cache.folder() / "weights"
     found = [path for pattern in known.files for path in sorted(folder.glob(pattern), reverse=True)]

@@ -22,7 +22,8 @@ import numpy as np
 
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.files import atomically
-from jaxgen.types import Array, InputError, check
+from jaxgen.inputs import check_memory, read_json
+from jaxgen.types import Array, check
 
 FORMAT = "jaxgen study result 1"
 LEVEL = 0.95
@@ -37,6 +38,7 @@ def toss(pages: int, per_page: int, seed: int = 0) -> np.ndarray:
     """
     for name, value in (("pages", pages), ("per_page", per_page)):
         check(value >= 1, f"{name} must be at least 1, it is {value}")
+    check_memory(9 * pages * per_page, f"the coins of {pages:,} pages of {per_page:,} images", "give fewer")
     check(0 <= seed < 2**53, f"seed must be an integer from 0 to 2^53, which JSON can hold, it is {seed}")
     return np.random.default_rng(seed).random((pages, per_page)) < 0.5
 
@@ -243,16 +245,8 @@ def read(files: Sequence[str | Path]) -> Summary:
 
 def _load(path: Path) -> dict[str, Any]:
     """A valid result; its own count of errors is not used but computed again."""
-    try:
-        check(path.stat().st_size <= LARGEST, f"{path} is too large for a result of a study: give the file it saved")
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): give a file that the study's page saved") from None
-    try:
-        result = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is no result of a study, it is not JSON: give the file it saved") from None
-    form = result.get("format") if isinstance(result, dict) else None
+    result = read_json(path, dict, "is no result of a study", "give a file that the study's page saved", LARGEST)
+    form = result.get("format")
     check(form == FORMAT, f"{path} is no result of a study (its format is not {FORMAT!r}): give the file it saved")
     words = all(isinstance(result.get(name), str) for name in ("title", "digest", "sitting"))
     ok = words and isinstance(result.get("facts"), dict) and _is_answers(result)
