@@ -26,8 +26,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-FAMILIES = ("vae", "gan", "diffusion", "vq")
-
 
 def main() -> None:
     """Run the attacks and print the table."""
@@ -44,7 +42,7 @@ def main() -> None:
         home = Home(Path(folder))
 
         def attack(one: Callable) -> Callable[[int, Path], _attacks.Outcome]:
-            return lambda seed, where: one(home, FAMILIES[seed % len(FAMILIES)], seed, where)
+            return lambda seed, where: one(home, _attacks.KINDS[seed % len(_attacks.KINDS)], seed, where)
 
         def fuzz(seed: int, where: Path) -> _attacks.Outcome:
             kind = list(_fuzz.KINDS)[seed % len(_fuzz.KINDS)]

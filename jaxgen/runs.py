@@ -335,7 +335,7 @@ def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:
     """Make `folder` this experiment's, or go on in it if it is: the same experiment with the same keywords and, once it
     has a checkpoint, the same `start` (folders of other runs). write: whether this process is the one that writes."""
     done = checkpoint.latest(checkpoints(folder))
-    theirs = None
+    theirs, writes = None, write
     if (folder / SETTINGS).exists():
         theirs = read_settings(folder)
         _check_same(folder, exp, theirs, start, done)
@@ -349,8 +349,18 @@ def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:
         multihost_utils.sync_global_devices("claimed")  # no process writes before all have read
     if theirs is not None and exp.code and trust.sha256(exp.code) != theirs["sha256"]:
         notice(_went_on(folder, exp, done) if write else f"note: {exp.source} has changed since the run in {folder}")
+    elif writes and theirs is not None and exp.code:
+        _restore_source(folder, exp.code)
     if write:
         _write(folder, exp, start if theirs is None or done is None else theirs["start"])
+
+
+def _restore_source(folder: Path, code: str) -> None:
+    """Write the run's copy of its source again where it has been damaged: this is what the settings say it was."""
+    path = folder / SOURCE
+    if not is_file(path) or path.read_bytes() != code.encode():
+        atomically(path, lambda tmp: tmp.write_text(code, encoding="utf-8"))
+        notice(f"note: {path} was not the run's source any more: it is written again")
 
 
 def _keywords(exp: Experiment) -> dict[str, Any]:

@@ -1,35 +1,30 @@
 """`python _layouts_worker.py CASE` trains a tiny model a few steps in every layout on the devices it is given, and
-prints what came of it as JSON. To add one, add a line to `CASES`.
+prints what came of it as JSON. To add one, add a model to `tiny.zoo`.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from tiny.zoo import SHAPE, ZOO, examples
 
-from jaxgen import families, parallel, sampling, training
-from jaxgen.conditions import labels
+from jaxgen import parallel, sampling, training
 from jaxgen.data import in_memory
-from jaxgen.losses import evidence
 from jaxgen.metrics.evaluation import samples
 from jaxgen.metrics.features import extract, pixels
-from jaxgen.nets import network
-from jaxgen.nets.codes import PixelCNN
-from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
-from jaxgen.nets.mlp import MLP, MLPDenoiser
-from jaxgen.processes import cosine
 from jaxgen.types import Batch, Model
 
-SHAPE, BATCH, STEPS = (8, 8, 1), 16, 5
+BATCH, STEPS = 16, 5
 
 
 class Case(NamedTuple):
     """model      and the turns of its players, `order`
-    kind       of data: "images" or "points", labelled
+    kind       of data
     condition  of the samples
     coupled    only training is tried, and without fsdp: of a loss or a state that couples the examples of a minibatch,
                and of what differs from other cases in its losses alone
@@ -48,88 +43,33 @@ class Case(NamedTuple):
         return ("data", "pmap") if self.coupled else ("data", "fsdp", "pmap")
 
 
-def mlp_vae(objective):
-    return families.vae(network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), 4, objective=objective)
+def coupled(name: str, rate: float = 1e-3) -> Callable[[], Case]:
+    """rate: of losses summed over pixels."""
+    return lambda: case(name, coupled=True, rate=rate)
 
 
-def conv_vae():
-    encoder, decoder = ConvEncoder(8, width=4, hidden=64), ConvDecoder(SHAPE, width=4, hidden=64)
-    return families.vae(network(encoder), network(decoder), 4)
-
-
-def wae_mmd():
-    return families.wae_mmd(network(MLP((4,), (32,))), network(MLP(SHAPE, (32,))), 4)
-
-
-def factor_vae():
-    encoder, decoder, critic = network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), network(MLP((), (32,)))
-    return families.factor_vae(encoder, decoder, critic, 4, gamma=2.0)
-
-
-def gan():
-    generator, critic = DCGANGenerator(SHAPE, width=4), DCGANCritic(width=8)
-    return families.gan(network(generator), network(critic), 8)
-
-
-def vq():
-    encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
-    return families.vq_vae(encoder, decoder, families.vq(4, 3), network(PixelCNN(4, 4, layers=1)), (2, 2))
-
-
-def diffusion():
-    process = cosine()
-    sampler = sampling.iterate(sampling.ddpm(process), sampling.uniform(5))
-    denoiser = network(MLPDenoiser(64, 1, classes=3))
-    return families.diffusion(denoiser, process, (2,), sampler=sampler, condition=labels(3), prediction="v")
-
-
-def nets(*outputs: int):
-    """Perceptrons with so many outputs, the last of an image."""
-    return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
-
-
-def adversarial():
-    encoder, critic, decoder = nets(4, 0)
-    return families.adversarial_autoencoder(encoder, decoder, critic, 4)
-
-
-def latent():
-    process = cosine(clip=np.inf)
-    sampler = sampling.iterate(sampling.ddim(process), sampling.uniform(5))
-    codes = families.diffusion(network(MLPDenoiser(32, 1)), process, (4,), sampler=sampler, prediction="v")
-    return families.latent(mlp_vae(None), codes)
-
-
-def coupled(model: Model) -> Case:
-    return Case(model, coupled=True, rate=1e-3)  # of losses summed over pixels
+def case(name: str, **settings: Any) -> Case:
+    kind = ZOO[name]
+    return Case(kind.make(), kind.order, kind.data, **settings)
 
 
 # {name: a function that makes the Case}
 CASES = {
-    "vae": lambda: Case(conv_vae()),
-    "gan": lambda: Case(gan(), ("critic", "critic", "generator")),
-    "vq": lambda: Case(vq()),
-    "diffusion": lambda: Case(diffusion(), kind="points", condition=1),
-    "free_bits": lambda: coupled(mlp_vae(evidence.elbo(free_bits=0.05))),
-    "info": lambda: coupled(mlp_vae(evidence.info(scale=5.0))),
-    "tc": lambda: coupled(mlp_vae(evidence.tc(100, beta=3.0))),
-    "factor_vae": lambda: coupled(factor_vae()),
-    "wae_mmd": lambda: coupled(wae_mmd()),
-    "autoencoder": lambda: coupled(families.autoencoder(*nets(4), 4)),
-    "adversarial": lambda: coupled(adversarial()),
-    "latent": lambda: Case(latent(), coupled=True),
-    "low_rank": lambda: Case(families.low_rank(mlp_vae(None)), coupled=True, rate=3e-3),
+    "vae": lambda: case("vae"),
+    "gan": lambda: case("gan"),
+    "vq": lambda: case("vq"),
+    "diffusion": lambda: case("diffusion", condition=1),
+    "latent": coupled("latent", 0.05),
+    "low_rank": coupled("low_rank", 3e-3),
+    "vae_gan": coupled("vae_gan", 3e-3),
 }
+CASES |= {name: coupled(name) for name in ZOO if name not in CASES}
 
 
 def data(case: Case) -> Batch:
     """Minibatches [STEPS, M, slices, B, ...] for the players' turns."""
-    rng = np.random.default_rng(0)
     turns = training.minibatches(training.play_order(case.model.game, case.order))
-    shape = (STEPS, turns, 2, BATCH // 2)
-    if case.kind == "points":
-        return Batch(rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 3, shape, dtype=np.int32))
-    return Batch(rng.integers(0, 256, (*shape, *SHAPE), dtype=np.uint8))
+    return examples(case.kind, (STEPS, turns, 2, BATCH // 2))
 
 
 def train(case: Case, batch: Batch, place: parallel.Layout) -> tuple:

@@ -30,6 +30,11 @@ def tiny(family: str) -> Path:
     return TINY / f"{family}.py"
 
 
+def training(family: str) -> list[object]:
+    """The arguments that train a family, of which there is a file, or one in the zoo."""
+    return ["train", tiny(family)] if tiny(family).exists() else ["train", TINY / "zoo.py", "--family", family]
+
+
 class Home:
     """The cache of data of a test session, and one finished run of each family, trained at its first use."""
 
@@ -41,7 +46,7 @@ class Home:
         """The run of a family, uninterrupted: not to be changed."""
         workdir = self.folder / family
         if not workdir.exists():
-            process = Process(self.folder / f"{family}.log", "train", tiny(family), "--workdir", workdir)
+            process = Process(self.folder / f"{family}.log", *training(family), "--workdir", workdir)
             assert process.end() == 0, process.err.read_text()
         return workdir
 

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _tiny import Home, Process, assert_same_runs, tiny
+from _tiny import FAMILIES, Home, Process, assert_same_runs, training
 
 import jaxgen
 from jaxgen import checkpoint, cli, runs
 
+# Of the others only the losses differ, not what is saved.
+KINDS = (*FAMILIES, "vq", "latent", "low_rank", "ladder", "m2", "vae_gan", "factor_vae", "adversarial", "wae_mmd")
 NOISE = re.compile(r"^Traceback|^  File \"|^Exception|^\s+@ +0x", re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,13 +71,13 @@ def kill(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     chance, workdir = random.Random(f"{family}{seed}"), folder / "run"
     reference, step = home.run(family), 10 * chance.randrange(12)
     mark = workdir / "settings.json" if step == 0 else workdir / "checkpoints"
-    process = Process(folder / "killed.log", "train", tiny(family), "--workdir", workdir)
+    process = Process(folder / "killed.log", *training(family), "--workdir", workdir)
     while process.process.is_alive() and not (mark.exists() if step == 0 else any(mark.glob(f"{step}*"))):
         time.sleep(0.0005)
     time.sleep(chance.uniform(0, 0.5 if step == 0 else 0.15))
     process.process.kill()
     process.end()
-    again = Process(folder / "again.log", "train", tiny(family), "--workdir", workdir)
+    again = Process(folder / "again.log", *training(family), "--workdir", workdir)
     code, told = again.end(), again.err.read_text()
     what = f"killed about step {step}: exit code {code}, {_tail(told)}"
     return Outcome(lost=code != 0 or not _same(workdir, reference), traceback=_noisy(told), what=what)
@@ -143,7 +145,7 @@ def damage(home: Home, family: str, seed: int, folder: Path) -> Outcome:
             file.mkdir()
     told = []
     sample = ["sample", str(workdir), "--n", "4", "--out", str(folder / "x.npz")]
-    for arguments in (["show", str(workdir)], sample, ["train", str(tiny(family)), "--workdir", str(workdir)]):
+    for arguments in (["show", str(workdir)], sample, [*map(str, training(family)), "--workdir", str(workdir)]):
         before = _contents(workdir)
         code, text = _in_process(arguments)
         told.append(f"{arguments[0]} {code} {_tail(text)}")
@@ -208,7 +210,7 @@ def _on_a_full_disk(family: str, seed: int, folder: Path, reference: Path) -> Ou
     size = chance.randrange(40, 1200) if how == "small" else 65536
     inodes = chance.randrange(8, 150) if how == "few files" else 0
     _mount(disk, f"size={size}k,nr_inodes={inodes}")
-    command = [sys.executable, "-m", "jaxgen", "train", str(tiny(family)), "--workdir", str(disk / "run")]
+    command = [sys.executable, "-m", "jaxgen", *map(str, training(family)), "--workdir", str(disk / "run")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment()) as process:
         if how == "filled":
             _fill(disk, process, chance)
@@ -253,7 +255,7 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     ends soon, in a line, and a training goes on from there."""
     chance, workdir, reference = random.Random(f"{family}{seed}"), folder / "run", home.run(family)
     training = chance.random() < 0.6
-    train = ["train", str(tiny(family)), "--workdir", str(workdir)]
+    train = [*map(str, training(family)), "--workdir", str(workdir)]
     other = ["sample", str(reference), "--n", "64000", "--out", str(folder / "x.npz")]
     number, twice = chance.choice([signal.SIGINT, signal.SIGTERM]), chance.random() < 0.3
     command = [sys.executable, "-m", "jaxgen", *(train if training else other)]

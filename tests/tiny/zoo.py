@@ -1,0 +1,158 @@
+"""A tiny model of every family that has no experiment of its own here: on images of 8x8, or on points in the plane."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import optax
+from flax import linen as nn
+
+from jaxgen import Experiment, data, families, sampling
+from jaxgen.conditions import labels
+from jaxgen.data import noise
+from jaxgen.losses import evidence
+from jaxgen.nets import network
+from jaxgen.nets.codes import PixelCNN
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.mlp import MLP, MLPDenoiser
+from jaxgen.processes import cosine
+from jaxgen.types import Batch, Model, Seen
+
+SHAPE = (8, 8, 1)
+
+
+def mlp_vae(objective=None):
+    return families.vae(network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), 4, objective=objective)
+
+
+def conv_vae():
+    encoder, decoder = ConvEncoder(8, width=4, hidden=64), ConvDecoder(SHAPE, width=4, hidden=64)
+    return families.vae(network(encoder), network(decoder), 4)
+
+
+def wae_mmd():
+    return families.wae_mmd(network(MLP((4,), (32,))), network(MLP(SHAPE, (32,))), 4)
+
+
+def factor_vae():
+    encoder, decoder, critic = network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), network(MLP((), (32,)))
+    return families.factor_vae(encoder, decoder, critic, 4, gamma=2.0)
+
+
+def gan():
+    generator, critic = DCGANGenerator(SHAPE, width=4), DCGANCritic(width=8)
+    return families.gan(network(generator), network(critic), 8)
+
+
+def vq():
+    encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
+    return families.vq_vae(encoder, decoder, families.vq(4, 3), network(PixelCNN(4, 4, layers=1)), (2, 2))
+
+
+def diffusion():
+    process = cosine()
+    sampler = sampling.iterate(sampling.ddpm(process), sampling.uniform(5))
+    denoiser = network(MLPDenoiser(64, 1, classes=3))
+    return families.diffusion(denoiser, process, (2,), sampler=sampler, condition=labels(3), prediction="v")
+
+
+def nets(*outputs: int):
+    """Perceptrons with so many outputs, the last of an image."""
+    return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
+
+
+def adversarial():
+    encoder, critic, decoder = nets(4, 0)
+    return families.adversarial_autoencoder(encoder, decoder, critic, 4)
+
+
+def latent():
+    process = cosine(clip=np.inf)
+    sampler = sampling.iterate(sampling.ddim(process), sampling.uniform(5))
+    codes = families.diffusion(network(MLPDenoiser(32, 1)), process, (4,), sampler=sampler, prediction="v")
+    return families.latent(mlp_vae(), codes)
+
+
+def ladder():
+    up, down = [network(MLP((2 * z + d,), (32,))) for z, d in ((6, 8), (4, 0))], [network(MLP((12,), (32,)))]
+    return families.hierarchical_vae(up, down, network(MLP(SHAPE, (32,))), (6, 4))
+
+
+def m2():
+    encoder, decoder = network(MLP((8,), (32,), classes=3)), network(MLP(SHAPE, (32,), classes=3))
+    return families.m2(encoder, decoder, network(MLP((3,), (32,))), 4, 3, alpha=0.5)
+
+
+class Critic(nn.Module):
+    """Scores, and the features that a VAE/GAN compares."""
+
+    @nn.compact
+    def __call__(self, x, condition=None, train=False):
+        features = nn.tanh(nn.Dense(32)(x.reshape(x.shape[0], -1)))
+        return Seen(nn.Dense(1)(features)[:, 0], features)
+
+
+def vae_gan():
+    return families.vae_gan(network(MLP((8,), (32,))), network(MLP(SHAPE, (32,))), network(Critic()), 4)
+
+
+def denoising():
+    return families.denoising_autoencoder(*nets(4), 4, corruption=noise.masking(0.3))
+
+
+class Kind(NamedTuple):
+    """make   gives the model
+    order  the turns of its players
+    data   "images", "labelled" ones of three classes of which some have no label, or labelled "points"
+    """
+
+    make: Callable[[], Model]
+    order: tuple[str, ...] | None = None
+    data: str = "images"
+
+
+ZOO = {
+    "vae": Kind(conv_vae),
+    "gan": Kind(gan, ("critic", "critic", "generator")),
+    "vq": Kind(vq),
+    "diffusion": Kind(diffusion, data="points"),
+    "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
+    "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
+    "tc": Kind(lambda: mlp_vae(evidence.tc(100, beta=3.0))),
+    "factor_vae": Kind(factor_vae),
+    "wae_mmd": Kind(wae_mmd),
+    "autoencoder": Kind(lambda: families.autoencoder(*nets(4), 4)),
+    "denoising": Kind(denoising),
+    "adversarial": Kind(adversarial),
+    "latent": Kind(latent),
+    "ladder": Kind(ladder),
+    "m2": Kind(m2, data="labelled"),
+    "vae_gan": Kind(vae_gan, ("critic", "encoder", "decoder")),
+    "low_rank": Kind(lambda: families.low_rank(mlp_vae())),
+}
+
+
+def examples(kind: str, shape: tuple[int, ...]) -> Batch:
+    """A minibatch [*shape, ...] of noise, always the same."""
+    rng = np.random.default_rng(0)
+    if kind == "points":
+        return Batch(rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 3, shape, dtype=np.int32))
+    x = rng.integers(0, 256, (*shape, *SHAPE), dtype=np.uint8)
+    return Batch(x, rng.integers(-1, 3, shape, dtype=np.int32)) if kind == "labelled" else Batch(x)
+
+
+def experiment(*, family: str = "ladder", steps: int = 120, save_every: int = 10) -> Experiment:
+    """One of them.
+
+    Args:
+        family: of `ZOO`
+        steps: how long to train
+        save_every: steps between checkpoints
+    """
+    kind = ZOO[family]
+    batch, model = examples(kind.data, (256,)), kind.make()
+    classes = () if batch.condition is None else tuple("012")
+    noises = data.in_memory("noise", "train", batch.x, batch.condition, classes=classes)
+    optimizers = {player: optax.adam(1e-3) for player in model.game.losses}
+    every = {"log_every": 10, "sample_every": 10**6, "save_every": save_every}
+    return Experiment(model, optimizers, noises, 16, steps, order=kind.order, ema=0.9, **every)
