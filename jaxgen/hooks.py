@@ -77,7 +77,7 @@ def save(store: checkpoint.Store, every: int) -> Hook:
     that the last one is there is for the loop to require."""
 
     def call(moment: Moment) -> None:
-        with going_on(f"training goes on, the next save is at step {moment.step}"):
+        with going_on(f"training goes on, the next save is that of step {moment.step}"):
             checkpoint.wait(store)
         with going_on(f"training goes on, the next save is {every} steps from here"):
             checkpoint.save(store, moment.state, moment.step)
@@ -97,10 +97,10 @@ def watch(store: checkpoint.Store, every: int) -> Hook:
 
 @contextlib.contextmanager
 def going_on(what: str) -> Iterator[None]:
-    """A save that failed is said in a line. Processes that share a run stop instead: one alone may have failed."""
+    """What could not be written is said in a line. Of several processes one alone may have failed: these stop."""
     try:
         yield
-    except checkpoint.SaveError as error:
+    except (checkpoint.SaveError, InputError) as error:
         if jax.process_count() > 1:
             raise
         notice(f"{error}; {what}")
@@ -116,10 +116,8 @@ def draw(every: int) -> Hook:
 
     def call(moment: Moment) -> None:
         last = [final_picture(moment.folder)] if moment.step == moment.exp.steps else []
-        try:
+        with going_on(f"there is no picture of step {moment.step}"):
             picture(moment, moment.folder / "samples" / f"step_{moment.step:08d}.png", *last)
-        except InputError as error:  # no room, say: a run is not stopped for a picture
-            notice(f"no picture of step {moment.step}: {error}")
 
     return Hook(every, call)
 

@@ -84,7 +84,8 @@ def fit(
     scoring: score samples while it trains and keep the best state in `workdir`/best, a run's folder of its own.
     hooks: of your own, called in this order before the record of a step is written; see `jaxgen.hooks`.
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
-    InputError for a folder of another run.
+    SaveError where the last state could not be saved, Gone where the folder or another process of the run went away,
+    and InputError for a folder of another run, or one in which another process trains.
     """
     compile_cache.enable()
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxgen import checkpoint, parallel, runs
 from jaxgen.data import Dataset
 from jaxgen.files import atomically
+from jaxgen.hooks import going_on
 from jaxgen.inputs import check_memory, is_folder, read_json
 from jaxgen.metrics.evaluation import HELD_OUT, METRICS, MODEL, Sets, drawn, extractor_for, samples
 from jaxgen.metrics.features import check_images, extract
@@ -54,14 +55,17 @@ class Best(NamedTuple):
         # a run that lost steps in a kill comes by scored ones again
         best = known is None or (sign * value < sign * known["value"] and step > known["step"])
         if parallel.from_first(math.isfinite(value) and best):
-            note = {"value": value, "step": step, **self.scoring._asdict()}
-            if self.write:
-                runs.copy_settings(self.folder.parent, self.folder)
-            checkpoint.save(self.store, state, step, note)
-            checkpoint.wait(self.store)
-            if self.write:
-                _write(self.folder, note)
+            with going_on("training goes on, the best state so far is not kept"):
+                self._keep(state, step, {"value": value, "step": step, **self.scoring._asdict()})
         return {f"score/{self.scoring.metric}": value}
+
+    def _keep(self, state: TrainState, step: int, note: dict[str, Any]) -> None:
+        if self.write:
+            runs.copy_settings(self.folder.parent, self.folder)
+        checkpoint.save(self.store, state, step, note)
+        checkpoint.wait(self.store)
+        if self.write:
+            _write(self.folder, note)
 
 
 BETTER = {

@@ -48,9 +48,7 @@ def install() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in STOPPING:
-        if (
-            signal.getsignal(number) is not signal.SIG_IGN
-        ):  # as of a process under nohup, or in the background of a script
+        if signal.getsignal(number) is not signal.SIG_IGN:  # that is how a script's background processes begin
             signal.signal(number, _nothing)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()

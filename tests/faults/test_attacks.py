@@ -24,6 +24,7 @@ import jaxgen
 from jaxgen import checkpoint, cli, data, families, files, loop, records, signals
 from jaxgen.nets import network
 from jaxgen.nets.mlp import MLP
+from jaxgen.scoring import Scoring
 
 __all__ = ["home"]  # a fixture
 
@@ -117,6 +118,19 @@ def test_a_save_without_room_is_said_and_the_run_goes_on(tmp_path, capsys, monke
     assert all("step 10 is the newest that is saved; training goes on" in line for line in told)
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [10, 40]
     assert [record["step"] for record in records.read(tmp_path / "run")] == list(range(5, 41, 5))
+
+
+def test_a_best_state_without_room_is_said_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
+    room = checkpoint._room
+    monkeypatch.setattr(
+        checkpoint, "_room", lambda folder: (0, 2, 10**6) if folder.parent.name == "best" else room(folder)
+    )
+    scoring = Scoring("fid", every=20, n=100, extractor="pixels")
+    jaxgen.fit(experiment(), tmp_path / "run", progress=False, scoring=scoring)
+    told = [line for line in capsys.readouterr().err.splitlines() if "saving a checkpoint" in line]
+    assert len(told) == 2 and all("best/checkpoints failed (No space left on device" in line for line in told)
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints") == 40
+    assert sum("score/fid" in record for record in records.read(tmp_path / "run")) == 2  # the numbers are there
 
 
 @pytest.mark.parametrize("room", [(0, 0, 10**6), (0, 10**6, 3), (30, 0, 0)], ids=["bytes", "files", "read only"])
