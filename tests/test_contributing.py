@@ -34,25 +34,30 @@ def examples():
 def test_the_loss_trains_a_gan(examples, tmp_path):
     squares = examples["squares"](n=64)
     generator, critic = network(DCGANGenerator(squares.shape, 2)), network(DCGANCritic(2))
-    model = families.gan(generator, critic, 4, objective=examples["least_squares"]())
+    model = families.gan(generator, critic, 4, objective=examples["kullback_leibler"]())
     adam = {"critic": optax.adam(1e-3), "generator": optax.adam(1e-3)}
     state = fit(Experiment(model, adam, squares, batch=16, steps=2), tmp_path, progress=False)
     assert int(state.step) == 2
-    objective, zero, one = examples["least_squares"](), Seen(jnp.zeros(2)), Seen(jnp.ones(2))
-    assert np.all(objective.critic(one, zero) == 0.0)  # the critic's and the generator's own optimum
-    assert np.all(objective.generator(zero, one) == 0.0)
+    objective, p, q = examples["kullback_leibler"](), jnp.array([0.1, 0.5, 3.0]), jnp.array([0.4, 0.5, 0.2])
+
+    def expected(score):  # of data p against samples q
+        on_real = objective.critic(Seen(score), Seen(jnp.full(3, -jnp.inf)), None)
+        on_fake = objective.critic(Seen(jnp.zeros(3)), Seen(score), None)
+        return jnp.sum(p * on_real + q * on_fake)
+
+    best = 1.0 + jnp.log(p / q)
+    np.testing.assert_allclose(jax.grad(expected)(best), np.zeros(3), atol=1e-6)
+    divergence = jnp.sum(p * jnp.log(p / q))
+    np.testing.assert_allclose(-expected(best), divergence, rtol=1e-5)
 
 
 def test_the_penalty_is_that_of_a_linear_critic(examples):
-    w = jnp.asarray([3.0, 4.0])
     rng, keys = np.random.default_rng(0), jax.random.split(jax.random.key(0), 6)
     real, fake = jnp.asarray(rng.normal(size=(2, 6, 2)), jnp.float32)
-    penalty = examples["gradient_penalty"](2.0)(lambda x: x @ w, real, fake, turn(keys))
-    np.testing.assert_allclose(penalty, np.full(6, 2.0 * (5.0 - 1.0) ** 2), rtol=1e-5)
-    # of |x|^2 / 2 the slope is x: that of a point between the two, which the example's key chooses
-    curved = examples["gradient_penalty"](1.0)(lambda x: 0.5 * jnp.sum(x**2, axis=1), real, fake, turn(keys))
-    a = jax.vmap(jax.random.uniform)(keys)[:, None]
-    np.testing.assert_allclose(curved, (np.linalg.norm(a * real + (1 - a) * fake, axis=1) - 1) ** 2, rtol=1e-4)
+    penalty = examples["lipschitz_penalty"](2.0)
+    steep, flat = (penalty(lambda x, w=w: x @ jnp.asarray(w), real, fake, turn(keys)) for w in ([3.0, 4.0], [0.3, 0.4]))
+    np.testing.assert_allclose(steep, np.full(6, 2.0 * (5.0 - 1.0) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(flat, np.zeros(6), atol=1e-6)
 
 
 def test_the_guidance_keeps_known_pixels(examples):

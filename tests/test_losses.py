@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgen.losses import adversarial
 from jaxgen.losses.adversarial import non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import (
@@ -17,7 +18,7 @@ from jaxgen.losses.likelihood import (
     optimal_gaussian,
     total,
 )
-from jaxgen.types import InputError, Seen
+from jaxgen.types import InputError, Seen, turn
 
 
 def numbers(seed, *shape):
@@ -226,8 +227,9 @@ class OfScores:
     """An objective as functions of plain scores."""
 
     def __init__(self, objective):
-        self.critic = lambda real, fake: objective.critic(Seen(real), Seen(fake))
-        self.generator = lambda real, fake: objective.generator(Seen(real), Seen(fake))
+        nobody = turn(jax.random.split(jax.random.key(0), 1))  # these objectives are of the scores alone
+        self.critic = lambda real, fake: objective.critic(Seen(real), Seen(fake), nobody)
+        self.generator = lambda real, fake: objective.generator(Seen(real), Seen(fake), nobody)
 
 
 NON_SATURATING = OfScores(non_saturating())
@@ -264,3 +266,142 @@ def test_the_best_critic_scores_the_log_density_ratio():
         return jnp.sum(p * on_real + q * on_fake)
 
     np.testing.assert_allclose(jax.grad(expected)(jnp.log(p / q)), np.zeros(3), atol=1e-6)
+
+
+# {name: (objective, its critic's loss, its generator's), written out with D = sigmoid(score) or D = score
+SIGMOID_LOG = lambda s: np.log(sigmoid(s))  # noqa: E731
+FORMULAS = {
+    "minimax": (
+        adversarial.minimax(),
+        lambda r, f: -SIGMOID_LOG(r) - np.log(1 - sigmoid(f)),
+        lambda r, f: np.log(1 - sigmoid(f)),
+    ),
+    "least_squares": (
+        adversarial.least_squares(),
+        lambda r, f: ((r - 1) ** 2 + f**2) / 2,
+        lambda r, f: (f - 1) ** 2 / 2,
+    ),
+    "pearson": (
+        adversarial.least_squares(-1.0, 1.0, 0.0),
+        lambda r, f: ((r - 1) ** 2 + (f + 1) ** 2) / 2,
+        lambda r, f: f**2 / 2,
+    ),
+    "wasserstein": (adversarial.wasserstein(), lambda r, f: f - r, lambda r, f: -f),
+    "hinge": (
+        adversarial.hinge(),
+        lambda r, f: np.maximum(0, 1 - r) + np.maximum(0, 1 + f),
+        lambda r, f: -f,
+    ),
+    "relativistic": (
+        adversarial.relativistic(),
+        lambda r, f: -SIGMOID_LOG(r - f),
+        lambda r, f: -SIGMOID_LOG(f - r),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("side", ["critic", "generator"])
+def test_objectives_and_their_gradients_are_their_formulas(name, side):
+    objective, *formulas = FORMULAS[name]
+    loss, formula = getattr(OfScores(objective), side), formulas[side == "generator"]
+    real, fake = np.float64(numbers(19, 8)) * 3, np.float64(numbers(20, 8)) * 3
+    np.testing.assert_allclose(loss(real, fake), formula(real, fake), rtol=1e-5, atol=1e-6)
+    gradients = jax.grad(lambda r, f: jnp.sum(loss(r, f)), (0, 1))(jnp.asarray(real), jnp.asarray(fake))
+    h = 1e-6
+    by_real = (formula(real + h, fake) - formula(real - h, fake)) / (2 * h)
+    by_fake = (formula(real, fake + h) - formula(real, fake - h)) / (2 * h)
+    np.testing.assert_allclose(gradients[0], by_real, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], by_fake, rtol=1e-4, atol=1e-5)
+
+
+def test_the_minimax_generator_loses_its_gradient_where_the_critic_is_sure():
+    score = jnp.array([-40.0, -20.0])
+    gradient = jax.grad(lambda f: jnp.sum(OfScores(adversarial.minimax()).generator(f, f)))(score)
+    np.testing.assert_allclose(gradient, -sigmoid(score), rtol=1e-4)
+
+
+def test_relativistic_losses_are_of_the_difference_alone():
+    one = OfScores(adversarial.relativistic())
+    real, fake = numbers(21, 8), numbers(22, 8)
+    np.testing.assert_allclose(one.critic(real + 7.0, fake + 7.0), one.critic(real, fake), rtol=1e-4)
+    np.testing.assert_allclose(one.generator(real, fake), one.critic(fake, real), rtol=1e-6)
+
+
+# --- penalties -------------------------------------------------------------------------------------------------------
+
+W = jnp.asarray([3.0, 4.0])
+TURN = turn(jax.random.split(jax.random.key(4), 64))
+REAL, FAKE = numbers(23, 64, 2), numbers(24, 64, 2) + 5.0
+
+
+def slope(x):
+    """|grad 1/2 |x|^2| = |x|."""
+    return np.linalg.norm(x, axis=1)
+
+
+def quadratic(x):
+    return 0.5 * jnp.sum(jnp.square(x), axis=1)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "want"),
+    [
+        (adversarial.r1(3.0), 1.5 * 25.0),
+        (adversarial.r2(3.0), 1.5 * 25.0),
+        (adversarial.gradient_penalty(3.0), 3.0 * (5.0 - 1.0) ** 2),
+        (adversarial.gradient_penalty(3.0, center=0.0), 3.0 * 25.0),
+        (adversarial.dragan(3.0), 3.0 * (5.0 - 1.0) ** 2),
+        (adversarial.dragan(3.0, noise="gaussian"), 3.0 * (5.0 - 1.0) ** 2),
+    ],
+)
+def test_penalties_of_a_linear_critic_are_of_its_weight(penalty, want):
+    np.testing.assert_allclose(penalty(lambda x: x @ W, REAL, FAKE, TURN), np.full(64, want), rtol=1e-5)
+
+
+def test_where_each_penalty_looks_at_the_critic():
+    """Of |x|^2 / 2 the slope is |x|: it tells the point."""
+    np.testing.assert_allclose(adversarial.r1(2.0)(quadratic, REAL, FAKE, TURN), slope(REAL) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(adversarial.r2(2.0)(quadratic, REAL, FAKE, TURN), slope(FAKE) ** 2, rtol=1e-5)
+    between = np.sqrt(adversarial.gradient_penalty(1.0, center=0.0)(quadratic, REAL, FAKE, TURN))
+    a = np.linspace(0, 1, 2001)[:, None, None]
+    on_the_line = slope((a * np.asarray(REAL) + (1 - a) * np.asarray(FAKE)).reshape(-1, 2)).reshape(2001, 64)
+    assert (between >= on_the_line.min(0) - 1e-4).all() and (between <= on_the_line.max(0) + 1e-4).all()
+    far = np.abs(between - slope(REAL)) / np.abs(slope(FAKE) - slope(REAL))
+    assert 0.3 < np.median(far) < 0.7 and far.std() > 0.2  # a is uniform, another for each example
+
+
+@pytest.mark.parametrize("noise", ["uniform", "gaussian"])
+def test_dragan_s_noise_is_as_large_as_it_says(noise):
+    """The score is the coordinate itself, weighted so that its slope is the point: |x + delta|."""
+    x = jnp.full((64, 1000), 2.0).at[:, ::2].set(0.0)  # deviation 1
+    c = 0.5 if noise == "uniform" else 0.04
+
+    def cubic(x):  # slope of one coordinate: x^2 / 2
+        return jnp.sum(x**3, axis=1) / 6
+
+    found = adversarial.dragan(1.0, c=c, noise=noise)(cubic, x, x, TURN)
+    value = np.mean(np.sqrt(found) + 1.0)
+    rng = np.random.default_rng(0)
+    if noise == "uniform":
+        delta = c * rng.uniform(size=(4000, 1)) * rng.uniform(size=(4000, 1000))
+    else:
+        delta = np.sqrt(c) * rng.normal(size=(4000, 1000))
+    want = np.mean(np.linalg.norm((np.asarray(x[:1]) + delta) ** 2 / 2, axis=1))
+    np.testing.assert_allclose(value, want, rtol=0.05 if noise == "uniform" else 0.01)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: adversarial.r1(-1.0),
+        lambda: adversarial.r2(-1.0),
+        lambda: adversarial.gradient_penalty(-1.0),
+        lambda: adversarial.gradient_penalty(1.0, center=-1.0),
+        lambda: adversarial.dragan(c=-1.0),
+        lambda: adversarial.dragan(noise="salt"),
+    ],
+)
+def test_penalties_that_cannot_be_are_refused(make):
+    with pytest.raises(InputError):
+        make()

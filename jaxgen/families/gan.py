@@ -119,7 +119,7 @@ class Parts(NamedTuple):
     def critic_loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         real, fake, x, stats = self.scores(params, extra, turn, batch)
         state = state_of(extra, "objective")
-        loss = self.objective.at(state).critic(real, fake)
+        loss = self.objective.at(state).critic(real, fake, turn)
         metrics = {"score_real": real.score, "score_fake": fake.score}
         if self.penalties:
             c, for_penalty = condition_of(self.condition, batch), _again(turn, 3)
@@ -139,7 +139,7 @@ class Parts(NamedTuple):
 
     def generator_loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         real, fake, _, stats = self.scores(params, extra, turn, batch)
-        loss = self.objective.at(state_of(extra, "objective")).generator(real, fake)
+        loss = self.objective.at(state_of(extra, "objective")).generator(real, fake, turn)
         return loss, ({}, {**extra, GENERATOR: stats[GENERATOR]})
 
     def predict(self, params: Tree, extra: Tree, condition: Tree) -> Predict:

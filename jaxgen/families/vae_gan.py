@@ -64,7 +64,7 @@ def vae_gan(
 
     def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         p, now = parts.play(params, extra, turn, batch)
-        loss = 0.5 * (v.critic(p.real, p.again) + v.critic(p.real, p.fake))
+        loss = 0.5 * (v.critic(p.real, p.again, turn) + v.critic(p.real, p.fake, turn))
         metrics = {"score_real": p.real.score, "score_again": p.again.score, "score_fake": p.fake.score}
         return loss, (metrics, {**extra, "critic": now["critic"]})
 
@@ -74,7 +74,7 @@ def vae_gan(
 
     def decoder_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         p, now = parts.play(params, extra, turn, batch)
-        adversarial = 0.5 * (v.generator(p.real, p.again) + v.generator(p.real, p.fake))
+        adversarial = 0.5 * (v.generator(p.real, p.again, turn) + v.generator(p.real, p.fake, turn))
         loss = gamma * p.llike + adversarial
         return loss, ({"adversarial": adversarial}, {**extra, "decoder": now["decoder"]})
 

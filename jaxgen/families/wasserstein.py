@@ -87,13 +87,13 @@ def adversarial_autoencoder(
         real, d_stats = judge(params, extra[CRITIC], normal(turn.keys, (latent,)))
         fake, d_stats = judge(params, d_stats, z)
         metrics = {"score_real": real.score, "score_fake": fake.score}
-        return v.critic(real, fake), (metrics, {**extra, CRITIC: d_stats})
+        return v.critic(real, fake, turn), (metrics, {**extra, CRITIC: d_stats})
 
     def autoencoder_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, batch.x)
         real, d_stats = judge(params, extra[CRITIC], normal(turn.keys, (latent,)))
         fake, _ = judge(params, d_stats, z)
-        return error + scale * v.generator(real, fake), (metrics, {**extra, **stats})
+        return error + scale * v.generator(real, fake, turn), (metrics, {**extra, **stats})
 
     return pair.model(init, {CRITIC: critic_loss, PLAYER: autoencoder_loss}, standard((latent,)))
 

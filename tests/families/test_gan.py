@@ -9,7 +9,7 @@ from _functions import drawn, losses_of
 
 from jaxgen.conditions import labels
 from jaxgen.families import gan
-from jaxgen.losses.adversarial import Adversarial, Stateful, instance_noise, lazy, r1
+from jaxgen.losses.adversarial import Adversarial, Stateful, instance_noise, lazy, r1, wasserstein
 from jaxgen.nets import Network
 from jaxgen.training import init_state, make_step
 from jaxgen.types import Batch, InputError
@@ -53,10 +53,7 @@ def test_the_losses_are_the_objective_of_the_scores():
 
 
 def test_another_objective_is_two_functions():
-    wasserstein = Adversarial(
-        critic=lambda real, fake: fake.score - real.score, generator=lambda real, fake: -fake.score
-    )
-    model = gan(counted((LATENT, DIMS), generate), counted((DIMS,), score), LATENT, objective=wasserstein)
+    model = gan(counted((LATENT, DIMS), generate), counted((DIMS,), score), LATENT, objective=wasserstein())
     fake = model.prior({}, {}, KEYS, None) @ PARAMS["generator"] @ PARAMS["critic"]
     np.testing.assert_allclose(losses_of(model)["generator"](PARAMS, EXTRA, KEYS, Batch(X))[0], -fake, rtol=1e-6)
     loss = losses_of(model)["critic"](PARAMS, EXTRA, KEYS, Batch(X))[0]
@@ -162,7 +159,8 @@ def test_the_state_of_an_objective_is_carried_and_used():
 
     def at(k):
         return Adversarial(
-            critic=lambda real, fake: real.score - k * fake.score, generator=lambda real, fake: k * fake.score
+            critic=lambda real, fake, turn: real.score - k * fake.score,
+            generator=lambda real, fake, turn: k * fake.score,
         )
 
     def update(k, real, fake, turn):

@@ -9,7 +9,7 @@ from _functions import drawn, losses_of
 
 from jaxgen.conditions import labels
 from jaxgen.families import vae, vae_gan
-from jaxgen.losses.adversarial import Adversarial
+from jaxgen.losses.adversarial import wasserstein
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.conv import DCGANCritic
@@ -68,10 +68,7 @@ def test_the_losses_are_those_of_the_algorithm():
 
 
 def test_another_objective_is_two_functions():
-    wasserstein = Adversarial(
-        critic=lambda real, fake: fake.score - real.score, generator=lambda real, fake: -fake.score
-    )
-    model = vae_gan(ENCODER, DECODER, CRITIC, LATENT, gamma=0.0, objective=wasserstein)
+    model = vae_gan(ENCODER, DECODER, CRITIC, LATENT, gamma=0.0, objective=wasserstein())
     _, _, real, again, fake = by_hand()
     got = jax.jit(losses_of(model)["critic"])(PARAMS, EXTRA, KEYS, Batch(X))[0]
     np.testing.assert_allclose(got, (again + fake) / 2 - real, rtol=1e-4, atol=1e-5)

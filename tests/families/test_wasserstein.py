@@ -141,7 +141,8 @@ def test_draws_are_real_and_codes_are_fake():
 
 def test_another_objective_sees_both_scores():
     relative = Adversarial(
-        critic=lambda real, fake: fake.score - real.score, generator=lambda real, fake: real.score - fake.score
+        critic=lambda real, fake, turn: fake.score - real.score,
+        generator=lambda real, fake, turn: real.score - fake.score,
     )
     model = adversarial_autoencoder(ENCODER, DECODER, CRITIC, LATENT, objective=relative, scale=SCALE)
     z, error = reconstructed()
