@@ -254,14 +254,14 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     """SIGINT or SIGTERM, at times twice, at any moment from the first import on, of a training or another command: it
     ends soon, in a line, and a training goes on from there."""
     chance, workdir, reference = random.Random(f"{family}{seed}"), folder / "run", home.run(family)
-    training = chance.random() < 0.6
+    trains = chance.random() < 0.6
     train = [*map(str, training(family)), "--workdir", str(workdir)]
     other = ["sample", str(reference), "--n", "64000", "--out", str(folder / "x.npz")]
     number, twice = chance.choice([signal.SIGINT, signal.SIGTERM]), chance.random() < 0.3
-    command = [sys.executable, "-m", "jaxgen", *(train if training else other)]
+    command = [sys.executable, "-m", "jaxgen", *(train if trains else other)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment()) as process:
         _wait_for_handler(process)
-        time.sleep(chance.uniform(0, 12.0 if training else 5.0))
+        time.sleep(chance.uniform(0, 12.0 if trains else 5.0))
         process.send_signal(number)
         if twice:
             time.sleep(chance.uniform(0, 0.3))
@@ -273,7 +273,7 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     what = f"{command[3]}, {signal.Signals(number).name}: exit code {code} after {took:.1f} s, {_tail(told)}"
     late = took > 20 or code not in (0, 130, 143)
     found = Outcome(silent=late or (code != 0 and not lines), traceback=_noisy(told), what=what)
-    if found.bad or not training:
+    if found.bad or not trains:
         return found
     again = subprocess.run([*command[:3], *train], capture_output=True, text=True, timeout=240, env=_environment())
     lost = again.returncode != 0 or not _same(workdir, reference)
