@@ -259,7 +259,8 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     other = ["sample", str(reference), "--n", "64000", "--out", str(folder / "x.npz")]
     number, twice = chance.choice([signal.SIGINT, signal.SIGTERM]), chance.random() < 0.3
     command = [sys.executable, "-m", "jaxgen", *(train if trains else other)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment()) as process:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=_environment(), **pipes) as process:
         _wait_for_handler(process)
         time.sleep(chance.uniform(0, 12.0 if trains else 5.0))
         process.send_signal(number)
