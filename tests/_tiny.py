@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,7 @@ class Process:
 
 def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None:
     os.environ.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a script ignores
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     from jaxgen.__main__ import main
