@@ -28,6 +28,10 @@ from jaxgen import checkpoint, cli, runs
 # Of the others only the losses differ, not what is saved.
 KINDS = (*FAMILIES, "vq", "latent", "low_rank", "ladder", "m2", "vae_gan", "factor_vae", "adversarial", "wae_mmd")
 NOISE = re.compile(r"^Traceback|^  File \"|^Exception|^\s+@ +0x", re.MULTILINE)
+# `jaxgen`, in a process that does not ignore SIGINT as those do that a script has started in the background.
+HEARING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxgen.__main__ import main; main()"
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -258,9 +262,9 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     train = [*map(str, training(family)), "--workdir", str(workdir)]
     other = ["sample", str(reference), "--n", "64000", "--out", str(folder / "x.npz")]
     number, twice = chance.choice([signal.SIGINT, signal.SIGTERM]), chance.random() < 0.3
-    command = [sys.executable, "-m", "jaxgen", *(train if trains else other)]
+    command = [sys.executable, "-c", HEARING, *(train if trains else other)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=_environment(), preexec_fn=hear_interrupts, **pipes) as process:
+    with subprocess.Popen(command, env=_environment(), **pipes) as process:
         _wait_for_handler(process)
         time.sleep(chance.uniform(0, 12.0 if trains else 5.0))
         process.send_signal(number)
@@ -279,11 +283,6 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     again = subprocess.run([*command[:3], *train], capture_output=True, text=True, timeout=240, env=_environment())
     lost = again.returncode != 0 or not _same(workdir, reference)
     return Outcome(lost=lost, traceback=_noisy(again.stderr), what=what)
-
-
-def hear_interrupts() -> None:
-    """A process whose parent was started in the background of a script ignores SIGINT, until it is told otherwise."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _wait_for_handler(process: subprocess.Popen) -> None:
