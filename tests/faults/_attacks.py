@@ -273,11 +273,14 @@ def interrupt(home: Home, family: str, seed: int, folder: Path) -> Outcome:
             process.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, told = process.communicate(timeout=120)
-    code, took = process.returncode, time.monotonic() - began
-    lines = [line for line in told.split("\n") if line.split("\r")[-1].startswith("jaxgen: ")]
-    what = f"{command[3]}, {signal.Signals(number).name}: exit code {code} after {took:.1f} s, {_tail(told)}"
+    # as the interpreter ends, signals have their own effect again, and nobody is there to say a line
+    code, took = process.returncode if process.returncode >= 0 else 128 - process.returncode, time.monotonic() - began
+    done = "samples in" in told if trains else (folder / "x.npz").exists()
+    said = done or any(line.split("\r")[-1].startswith("jaxgen: ") for line in told.split("\n"))
+    name = "train" if trains else "sample"
+    what = f"{name}, {signal.Signals(number).name}: exit code {process.returncode} after {took:.1f} s, {_tail(told)}"
     late = took > 20 or code not in (0, 130, 143)
-    found = Outcome(silent=late or (code != 0 and not lines), traceback=_noisy(told), what=what)
+    found = Outcome(silent=late or (code != 0 and not said), traceback=_noisy(told), what=what)
     if found.bad or not trains:
         return found
     again = subprocess.run([*command[:3], *train], capture_output=True, text=True, timeout=240, env=_environment())
