@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxgen.errors import InputError, check
+from jaxgen.inputs import is_folder
 
 LOCK = ".lock"
 
@@ -20,9 +21,9 @@ _unfinished: set[Path] = set()
 def atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """`write` a temporary file beside `path`, then rename it: what was there stays until the new file is complete."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    check(not is_folder(path), f"{path} is a folder, where a file is to be written: move it away")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        check(not path.is_dir(), f"{path} is a folder, where a file is to be written: move it away")
         tmp.touch()
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from None
@@ -43,8 +44,6 @@ def atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
 def cannot_write(path: Path, error: Exception) -> InputError:
     """The one line of what the system does not let one write."""
-    if isinstance(error, InputError):
-        return error
     reason = getattr(error, "strerror", None) or str(error)
     return InputError(f"cannot write {path.name} into {path.parent} ({reason}): make room, or give another folder")
 

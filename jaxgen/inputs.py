@@ -190,8 +190,9 @@ def parse_json(text: bytes, wrong: str, remedy: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is refused here
     except (ValueError, RecursionError) as error:
         raise InputError(f"{wrong} ({error}): {remedy}") from None
-    layer = [value]
-    for _ in range(NESTED):
+    layer, level = [value], 0
+    while layer and level < NESTED:
+        level += 1
         inside = (part.values() if isinstance(part, dict) else part for part in layer if isinstance(part, dict | list))
         layer = [part for parts in inside for part in parts]
     check(not layer, f"{wrong} (it nests more than {NESTED} levels): {remedy}")

@@ -335,30 +335,32 @@ def claim(folder: Path, exp: Experiment, start: Any, write: bool) -> None:
     """Make `folder` this experiment's, or go on in it if it is: the same experiment with the same keywords and, once it
     has a checkpoint, the same `start` (folders of other runs). write: whether this process is the one that writes."""
     done = checkpoint.latest(checkpoints(folder))
-    theirs, writes = None, write
+    theirs = None
     if (folder / SETTINGS).exists():
         theirs = read_settings(folder)
         _check_same(folder, exp, theirs, start, done)
-        # with nothing left to train the note stays as it is: asking for fewer steps does not undo any
-        write = write and (done or 0) < exp.steps
     else:
         check(done is None, f"{folder} holds checkpoints but no {SETTINGS}: choose another --workdir")
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices("claimed")  # no process writes before all have read
-    if theirs is not None and exp.code and trust.sha256(exp.code) != theirs["sha256"]:
-        notice(_went_on(folder, exp, done) if write else f"note: {exp.source} has changed since the run in {folder}")
-    elif writes and theirs is not None and exp.code:
-        _restore_source(folder, exp.code)
-    if write:
+    # with nothing left to train the note stays as it is: asking for fewer steps does not undo any
+    goes_on = write and (theirs is None or (done or 0) < exp.steps)
+    if theirs is not None and exp.code:
+        if trust.sha256(exp.code) == theirs["sha256"]:
+            _restore_source(folder, exp.code, write)
+        else:
+            changed = f"note: {exp.source} has changed since the run in {folder}"
+            notice(_went_on(folder, exp, done) if goes_on else changed)
+    if goes_on:
         _write(folder, exp, start if theirs is None or done is None else theirs["start"])
 
 
-def _restore_source(folder: Path, code: str) -> None:
+def _restore_source(folder: Path, code: str, write: bool) -> None:
     """Write the run's copy of its source again where it has been damaged: this is what the settings say it was."""
     path = folder / SOURCE
-    if not is_file(path) or path.read_bytes() != code.encode():
+    if write and (not is_file(path) or path.read_bytes() != code.encode()):
         atomically(path, lambda tmp: tmp.write_text(code, encoding="utf-8"))
         notice(f"note: {path} was not the run's source any more: it is written again")
 

@@ -13,7 +13,7 @@ from jaxgen import checkpoint, parallel, runs
 from jaxgen.data import Dataset
 from jaxgen.files import atomically
 from jaxgen.hooks import going_on
-from jaxgen.inputs import check_memory, is_folder, read_json
+from jaxgen.inputs import check_memory, read_json
 from jaxgen.metrics.evaluation import HELD_OUT, METRICS, MODEL, Sets, drawn, extractor_for, samples
 from jaxgen.metrics.features import check_images, extract
 from jaxgen.types import InputError, Model, TrainState, check
@@ -85,7 +85,6 @@ def check_scoring(run: Path, scoring: Scoring, data: Dataset) -> None:
     check_memory(24 * scoring.n, f"the places of {scoring.n:,} samples a score", "give fewer")
     check_images(data)
     folder = run / "best"
-    check(is_folder(folder) or not folder.exists(), f"{folder} is a file, where the best state is kept: move it away")
     known = read_best(folder)
     theirs = None if known is None else {name: known.get(name) for name in ("metric", "n", "extractor")}
     mine = {name: value for name, value in scoring._asdict().items() if name != "every"}

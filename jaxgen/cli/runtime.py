@@ -39,7 +39,7 @@ def filter_stderr(what: str) -> None:
 
 def _pass(reading: int, lost: bytes) -> None:
     """Lines from `reading` to stderr until its end; what is no complete line, as of a progress bar, after a moment."""
-    held, kept = b"", []
+    held, passed = b"", _Passed()
     while True:
         if not select.select([reading], [], [], 0.2)[0]:
             if held and not RUNTIME.match(held):
@@ -49,18 +49,23 @@ def _pass(reading: int, lost: bytes) -> None:
         piece = os.read(reading, 1 << 16)
         *lines, held = (held + piece).split(b"\n")
         for line in lines if piece else [held]:
-            kept = _shown(line, kept)
+            passed.line(line)
         if not piece:
             break
-    if FATAL in kept and LOST not in kept:
+    if passed.fatal and not passed.lost:
         os.write(2, b"\n" + lost)
 
 
-def _shown(line: bytes, kept: list) -> list:
-    """Write a line unless it is the runtime's, and return what has been seen: FATAL, after which nothing is the user's
-    but a line of jaxgen's own, and LOST, which is such a line."""
-    if FATAL.match(line) or (FATAL in kept and not line.startswith(b"jaxgen: ")):
-        return [*kept, FATAL]
-    if line and not RUNTIME.match(line):
-        os.write(2, line + b"\n")
-    return [*kept, LOST] if LOST in line else kept
+class _Passed:
+    """What has come by: `fatal`, a line after which nothing is the user's but jaxgen's own, and `lost`, such a line."""
+
+    fatal = lost = False
+
+    def line(self, line: bytes) -> None:
+        """Write it, unless it is the runtime's."""
+        self.fatal = self.fatal or FATAL.match(line) is not None
+        if self.fatal and not line.startswith(b"jaxgen: "):
+            return
+        if line and not RUNTIME.match(line):
+            os.write(2, line + b"\n")
+        self.lost = self.lost or LOST in line

@@ -22,7 +22,7 @@ def train(path: str, argv: Sequence[str]) -> None:
     from jaxgen import grafts, loop, runs
 
     function = runs.load_function(path)
-    given = parse(_with_run_options(function), [*argv], f"jaxgen train {path}")
+    given = parse(_with_run_options(function), function.__doc__, [*argv], f"jaxgen train {path}")
     options = {name: given.pop(name) for name in RUN_HELP if name not in KEYWORDS}
     check_arguments(options, options)
     given = {name: value for name, value in given.items() if value is not None or name not in KEYWORDS}
@@ -76,12 +76,9 @@ RUN_HELP = {
 }
 
 
-def _with_run_options(function: Callable) -> Callable[..., dict]:
-    """A function whose parameters are the experiment's keywords and the run's options: only its signature is used."""
+def _with_run_options(function: Callable) -> inspect.Signature:
+    """The signature of the experiment's keywords and the run's options."""
     import tyro
-
-    def options(**given: Any) -> dict:
-        return given
 
     own = inspect.signature(function, eval_str=True).parameters
     bad = [name for name, p in own.items() if p.default is p.empty]
@@ -96,28 +93,33 @@ def _with_run_options(function: Callable) -> Callable[..., dict]:
         if name in RUN_HELP:
             hint = Annotated[hint, tyro.conf.arg(help=RUN_HELP[name])]
         merged[name] = p.replace(kind=keyword, annotation=hint)
-    options.__signature__ = inspect.Signature(list(merged.values()))  # type: ignore[attr-defined]
-    options.__annotations__ = {name: p.annotation for name, p in merged.items()}
-    options.__doc__ = function.__doc__
-    return options
+    return inspect.Signature(list(merged.values()))
 
 
 def execute(function: Callable, argv: list[str], prog: str) -> None:
     """`function` with the arguments that the flags give."""
-    given = inspect.signature(function).bind_partial()
-    given.arguments.update(parse(function, argv, prog))
+    signature = inspect.signature(function, eval_str=True)
+    given = signature.bind_partial()
+    given.arguments.update(parse(signature, function.__doc__, argv, prog))
     function(*given.args, **given.kwargs)
 
 
-def parse(function: Callable, argv: list[str], prog: str) -> dict[str, Any]:
-    """The keywords of a call of `function` that the flags ask for, by tyro, whose error messages become one line. The
-    call is the caller's: what it writes to stderr is not the parser's."""
+def parse(signature: inspect.Signature, doc: str | None, argv: list[str], prog: str) -> dict[str, Any]:
+    """What the flags give for a function of that signature and docstring, by name: by tyro, whose error messages become
+    one line. The call is the caller's: what it writes to stderr is not the parser's."""
     import tyro
+
+    def given(*positional: Any, **keywords: Any) -> dict[str, Any]:
+        return dict(signature.bind(*positional, **keywords).arguments)
+
+    given.__signature__ = signature  # type: ignore[attr-defined]
+    given.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    given.__doc__ = doc
 
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(_given(function), args=argv, prog=prog)
+            return tyro.cli(given, args=argv, prog=prog)
     except SystemExit as error:
         if error.code in (0, None):
             raise
@@ -125,16 +127,3 @@ def parse(function: Callable, argv: list[str], prog: str) -> dict[str, Any]:
         lines = [line.strip("│| ") for line in text.splitlines()[1:]]  # of a box with a title
         lines = [line for line in lines if line.strip("-─╰╯+") and line != "Argument helptext:"]
         raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None
-
-
-def _given(function: Callable) -> Callable[..., dict[str, Any]]:
-    """A function of the same parameters that returns what it is given, by name."""
-    signature = inspect.signature(function, eval_str=True)
-
-    def given(*positional: Any, **keywords: Any) -> dict[str, Any]:
-        return dict(signature.bind(*positional, **keywords).arguments)
-
-    given.__signature__ = signature  # type: ignore[attr-defined]
-    given.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
-    given.__doc__ = function.__doc__
-    return given
