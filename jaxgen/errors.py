@@ -1,6 +1,8 @@
-"""How a user's mistake is said. Free of JAX, so that the command line answers at once."""
+"""How mistakes of a user, and what else is worth a line, are said. Free of JAX: the command line answers at once."""
 
 from __future__ import annotations
+
+import sys
 
 
 class InputError(ValueError):
@@ -11,3 +13,8 @@ def check(ok: bool, message: str) -> None:
     """Raise `InputError(message)` unless `ok`: the one way bad input is refused."""
     if not ok:
         raise InputError(message)
+
+
+def notice(line: str) -> None:
+    """A line for whoever watches."""
+    print(line, file=sys.stderr, flush=True)

@@ -19,8 +19,9 @@ import numpy as np
 
 from jaxgen import checkpoint, conditions, parallel, viz
 from jaxgen.data import normalize
+from jaxgen.errors import notice
 from jaxgen.records import Records
-from jaxgen.runs import Experiment, notice
+from jaxgen.runs import Experiment
 from jaxgen.sampling import sample
 from jaxgen.types import InputError, TrainState, Tree
 

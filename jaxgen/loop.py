@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxgen import checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
+from jaxgen.errors import notice
 from jaxgen.grafts import Graft, Start
 from jaxgen.hooks import (
     Hook,
@@ -106,7 +107,7 @@ def fit(
         runs.claim(folder, exp, begins, write=chief)
         store = checkpoint.open_store(runs.checkpoints(folder))
         closing.push(partial(_close, store))
-        found = checkpoint.restore(store, shapes, report=runs.notice)
+        found = checkpoint.restore(store, shapes, report=notice)
         state, step = found or (_begun(exp, parallel.create(shapes, make, batch), graft), 0)
         records = closing.enter_context(Records(folder, step, exp.steps, _step_size(exp), progress, write=chief))
         calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records, order)))
@@ -116,7 +117,7 @@ def fit(
         every = _hooks(exp, store, records, best, hooks)
         state = _train(Moment(exp, folder, place, state, step, chief=chief), calls, every, stop, lock)
     if chief:
-        runs.notice(records.summary(folder, missing_picture(exp, folder)))
+        notice(records.summary(folder, missing_picture(exp, folder)))
     return state
 
 

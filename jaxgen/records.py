@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxgen import scalars
-from jaxgen.errors import InputError
+from jaxgen.errors import InputError, notice
 from jaxgen.files import Growing, atomically
 from jaxgen.inputs import misfit, parse_json, read_bytes, table
 
@@ -89,7 +88,7 @@ class Records:
         errors = {name: error for name, piece in pieces.items() if (error := self._files[name].add(piece))}
         for name in sorted(set(errors) - self._failing):
             line = f"{name} in {self.folder} cannot be written ({errors[name].strerror}): training goes on, it is tried"
-            print(f"jaxgen: note: {line} again", file=sys.stderr, flush=True)
+            notice(f"jaxgen: note: {line} again")
         self._failing = set(errors)
 
     def add(self, step: int, n: int, metrics: dict[str, Any]) -> None:

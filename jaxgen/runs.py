@@ -31,6 +31,7 @@ import numpy as np
 from jaxgen import checkpoint, parallel, training, trust
 from jaxgen.data import Dataset, order
 from jaxgen.data.described import DESCRIPTION, OUTLINE, Description, batch_of, outline, recording, standing_in
+from jaxgen.errors import notice
 from jaxgen.files import atomically
 from jaxgen.inputs import (
     check_memory,
@@ -424,8 +425,3 @@ def copy_settings(folder: Path, to: Path) -> None:
         if path.exists():
             content = path.read_bytes()
             atomically(to / name, lambda tmp, content=content: tmp.write_bytes(content))
-
-
-def notice(line: str) -> None:
-    """A line for whoever watches the run."""
-    print(line, file=sys.stderr, flush=True)

@@ -13,11 +13,12 @@ import hmac
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+
+from jaxgen.errors import notice
 
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
 
@@ -96,4 +97,4 @@ def _make(path: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _warn(line: str) -> None:
-    print(f"jaxgen: note: {line}", file=sys.stderr, flush=True)
+    notice(f"jaxgen: note: {line}")

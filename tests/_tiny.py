@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgen import cli
 from jaxgen.runs import load_run
 
 TINY = Path(__file__).parent / "tiny"
@@ -103,6 +104,23 @@ def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None
     from jaxgen.__main__ import main
 
     main(arguments)
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The one line with which a command refuses, in this process: "jaxgen: error: ..."."""
+    with pytest.raises(SystemExit) as error:
+        cli.main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert (error.value.code, out) == (2, ""), err
+    assert err.endswith("\n") and err.count("\n") == 1 and "\r" not in err and "Traceback" not in err
+    assert err.startswith("jaxgen: error: ")
+    return err
+
+
+def contents(workdir: Path) -> dict[Path, bytes]:
+    """The files of a run but for its scalars and its lock, which are written by whoever opens it for training."""
+    files = [p for p in workdir.rglob("*") if p.is_file() and "tensorboard" not in p.parts and p.name != ".lock"]
+    return {p: p.read_bytes() for p in files}
 
 
 def last_line(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _tiny import FAMILIES, Home, home, tiny
+from _tiny import FAMILIES, Home, home, refusal, tiny
 from PIL import Image
 
 from jaxgen import cli, data, encode, load, trust
@@ -46,13 +46,7 @@ def mistake(capsys, recwarn):
     """`mistake(*arguments)`: the one line that a command refuses with."""
 
     def run(*arguments: object) -> str:
-        with pytest.raises(SystemExit) as error:
-            cli.main([*map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert (error.value.code, out) == (2, ""), err
-        assert err.endswith("\n") and err.count("\n") == 1 and "\r" not in err and "Traceback" not in err
-        assert err.startswith("jaxgen: error: ")
-        return err.removeprefix("jaxgen: error: ").rstrip()
+        return refusal(capsys, *arguments).removeprefix("jaxgen: error: ").rstrip()
 
     return run
 

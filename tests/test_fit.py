@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from _tiny import FAMILIES, Home, Process, assert_same_runs, home, last_line, leaves, tiny
+from _tiny import FAMILIES, Home, Process, assert_same_runs, contents, home, last_line, leaves, tiny
 
 import jaxgen
 from jaxgen import checkpoint, cli, conditions, families, records
@@ -56,11 +56,6 @@ def refused(capsys: pytest.CaptureFixture, code: int, *arguments: object) -> str
 
 def logged(workdir: Path) -> list[int]:
     return [record["step"] for record in records.read(workdir)]
-
-
-def contents(workdir: Path) -> dict[Path, bytes]:
-    files = [p for p in workdir.rglob("*") if p.is_file() and "tensorboard" not in p.parts and p.name != ".lock"]
-    return {p: p.read_bytes() for p in files}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "vq"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxgen import files, signals
 from jaxgen.cli.runtime import filter_stderr
-from jaxgen.errors import InputError, check
+from jaxgen.errors import InputError, check, notice
 
 HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as gone; of JAX's own, 100
 
@@ -99,8 +98,7 @@ def _missing(coordinator: str, seconds: int) -> str:
 
 
 def _wait(coordinator: str, seconds: int) -> None:
-    line = f"waiting for the other processes of this run at {coordinator}, for {seconds} s at most"
-    print(f"jaxgen: {line}", file=sys.stderr, flush=True)
+    notice(f"jaxgen: waiting for the other processes of this run at {coordinator}, for {seconds} s at most")
 
 
 def _give_up(coordinator: str, seconds: int) -> None:

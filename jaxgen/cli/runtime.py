@@ -13,7 +13,8 @@ import select
 import signal
 
 RUNTIME = re.compile(
-    rb"[IWE]\d{4} \d\d:\d\d:\d\d|\[Gloo\]|RPC: /|Additional GRPC|:UNKNOWN:|terminate called|  what\(\)"
+    rb"[IWE]\d{4} \d\d:\d\d:\d\d|\[Gloo\]|RPC: /|Additional GRPC|:UNKNOWN:|The tasks have crashed"
+    rb"|terminate called|  what\(\)"
 )
 FATAL = re.compile(rb"F\d{4} \d\d:\d\d:\d\d|\*\*\* Check failure")
 LOST = b"another process of "

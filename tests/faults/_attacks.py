@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _tiny import FAMILIES, Home, Process, assert_same_runs, training
+from _tiny import FAMILIES, Home, Process, assert_same_runs, contents, training
 
 import jaxgen
 from jaxgen import checkpoint, cli, runs
@@ -150,20 +150,15 @@ def damage(home: Home, family: str, seed: int, folder: Path) -> Outcome:
     told = []
     sample = ["sample", str(workdir), "--n", "4", "--out", str(folder / "x.npz")]
     for arguments in (["show", str(workdir)], sample, [*map(str, training(family)), "--workdir", str(workdir)]):
-        before = _contents(workdir)
+        before = contents(workdir)
         code, text = _in_process(arguments)
         told.append(f"{arguments[0]} {code} {_tail(text)}")
         if _noisy(text) or code not in (0, 2):
             return Outcome(traceback=True, what=f"{file.relative_to(workdir)} {how}: {told}")
     what = f"{file.relative_to(workdir)} {how}: {told}"
     if code == 2:
-        return Outcome(lost=_contents(workdir) != before, what=what)
+        return Outcome(lost=contents(workdir) != before, what=what)
     return Outcome(lost=not _same(workdir, home.run(family)), what=what)
-
-
-def _contents(workdir: Path) -> dict[Path, bytes]:
-    files = (p for p in workdir.rglob("*") if p.is_file() and p.name != ".lock" and "tensorboard" not in p.parts)
-    return {p: p.read_bytes() for p in files}
 
 
 def _in_process(arguments: list[str]) -> tuple[int, str]:

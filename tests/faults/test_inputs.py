@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 import _fuzz
 import numpy as np
 import pytest
-from _tiny import Home, home, tiny
+from _tiny import Home, home, refusal, tiny
 from PIL import Image
 
 import jaxgen
@@ -43,15 +44,7 @@ def hurry():
 def mistake(capsys, recwarn):
     """`mistake(*arguments)`: the one line that a command refuses with."""
 
-    def run(*arguments: object) -> str:
-        with pytest.raises(SystemExit) as error:
-            cli.main([*map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert (error.value.code, out) == (2, ""), err
-        assert err.startswith("jaxgen: error: ") and err.count("\n") == 1
-        return err
-
-    return run
+    return functools.partial(refusal, capsys)
 
 
 @pytest.fixture
