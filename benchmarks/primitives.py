@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxgen.nets import primitives
-from jaxgen.nets.layers import GroupNorm
+from jaxgen.nets.norms import GroupNorm
 
 STEPS, PAIRS = 10, 5
 LAYOUT = ("NHWC", "HWIO", "NHWC")

@@ -7,7 +7,7 @@ jaxgen train experiments/digits_gan.py --r1 1 --workdir runs/digits_gan_r1
 import optax
 
 from jaxgen import Experiment, data, families
-from jaxgen.losses import adversarial
+from jaxgen.losses import penalties
 from jaxgen.nets import network
 from jaxgen.nets.conv import DCGANCritic, DCGANGenerator
 
@@ -36,6 +36,6 @@ def experiment(
     digits = data.load("digits")
     generator, critic = network(DCGANGenerator(digits.shape, width, 2)), network(DCGANCritic(width, 2, norm=r1 == 0))
     adam = optax.adam(lr, b1=0.5)
-    penalties = (adversarial.lazy(adversarial.r1(r1), every),) if r1 > 0 else ()
-    model = families.gan(generator, critic, latent, penalties=penalties)
+    paid = (penalties.lazy(penalties.r1(r1), every),) if r1 > 0 else ()
+    model = families.gan(generator, critic, latent, penalties=paid)
     return Experiment(model, {"critic": adam, "generator": adam}, digits, batch=batch, steps=steps)

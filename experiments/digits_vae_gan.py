@@ -8,6 +8,7 @@ import optax
 from jaxgen import Experiment, data, families
 from jaxgen.nets import network
 from jaxgen.nets.conv import ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.heads import Heads
 
 
 def experiment(
@@ -33,7 +34,7 @@ def experiment(
     model = families.vae_gan(
         network(ConvEncoder(2 * latent, width=width, hidden=128)),
         network(DCGANGenerator(digits.shape, width, 2)),
-        network(DCGANCritic(width, 2, features=True)),
+        network(DCGANCritic(width, 2, heads=Heads())),
         latent,
         gamma=gamma,
     )

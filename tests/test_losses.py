@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxgen.losses import adversarial
+from jaxgen.losses import adversarial, penalties
 from jaxgen.losses.adversarial import non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import (
@@ -347,12 +347,12 @@ def quadratic(x):
 @pytest.mark.parametrize(
     ("penalty", "want"),
     [
-        (adversarial.r1(3.0), 1.5 * 25.0),
-        (adversarial.r2(3.0), 1.5 * 25.0),
-        (adversarial.gradient_penalty(3.0), 3.0 * (5.0 - 1.0) ** 2),
-        (adversarial.gradient_penalty(3.0, center=0.0), 3.0 * 25.0),
-        (adversarial.dragan(3.0), 3.0 * (5.0 - 1.0) ** 2),
-        (adversarial.dragan(3.0, noise="gaussian"), 3.0 * (5.0 - 1.0) ** 2),
+        (penalties.r1(3.0), 1.5 * 25.0),
+        (penalties.r2(3.0), 1.5 * 25.0),
+        (penalties.gradient_penalty(3.0), 3.0 * (5.0 - 1.0) ** 2),
+        (penalties.gradient_penalty(3.0, center=0.0), 3.0 * 25.0),
+        (penalties.dragan(3.0), 3.0 * (5.0 - 1.0) ** 2),
+        (penalties.dragan(3.0, noise="gaussian"), 3.0 * (5.0 - 1.0) ** 2),
     ],
 )
 def test_penalties_of_a_linear_critic_are_of_its_weight(penalty, want):
@@ -361,9 +361,9 @@ def test_penalties_of_a_linear_critic_are_of_its_weight(penalty, want):
 
 def test_where_each_penalty_looks_at_the_critic():
     """Of |x|^2 / 2 the slope is |x|: it tells the point."""
-    np.testing.assert_allclose(adversarial.r1(2.0)(quadratic, REAL, FAKE, TURN), slope(REAL) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(adversarial.r2(2.0)(quadratic, REAL, FAKE, TURN), slope(FAKE) ** 2, rtol=1e-5)
-    between = np.sqrt(adversarial.gradient_penalty(1.0, center=0.0)(quadratic, REAL, FAKE, TURN))
+    np.testing.assert_allclose(penalties.r1(2.0)(quadratic, REAL, FAKE, TURN), slope(REAL) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(penalties.r2(2.0)(quadratic, REAL, FAKE, TURN), slope(FAKE) ** 2, rtol=1e-5)
+    between = np.sqrt(penalties.gradient_penalty(1.0, center=0.0)(quadratic, REAL, FAKE, TURN))
     a = np.linspace(0, 1, 2001)[:, None, None]
     on_the_line = slope((a * np.asarray(REAL) + (1 - a) * np.asarray(FAKE)).reshape(-1, 2)).reshape(2001, 64)
     assert (between >= on_the_line.min(0) - 1e-4).all() and (between <= on_the_line.max(0) + 1e-4).all()
@@ -380,7 +380,7 @@ def test_dragan_s_noise_is_as_large_as_it_says(noise):
     def cubic(x):  # slope of one coordinate: x^2 / 2
         return jnp.sum(x**3, axis=1) / 6
 
-    found = adversarial.dragan(1.0, c=c, noise=noise)(cubic, x, x, TURN)
+    found = penalties.dragan(1.0, c=c, noise=noise)(cubic, x, x, TURN)
     value = np.mean(np.sqrt(found) + 1.0)
     rng = np.random.default_rng(0)
     if noise == "uniform":
@@ -394,12 +394,12 @@ def test_dragan_s_noise_is_as_large_as_it_says(noise):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: adversarial.r1(-1.0),
-        lambda: adversarial.r2(-1.0),
-        lambda: adversarial.gradient_penalty(-1.0),
-        lambda: adversarial.gradient_penalty(1.0, center=-1.0),
-        lambda: adversarial.dragan(c=-1.0),
-        lambda: adversarial.dragan(noise="salt"),
+        lambda: penalties.r1(-1.0),
+        lambda: penalties.r2(-1.0),
+        lambda: penalties.gradient_penalty(-1.0),
+        lambda: penalties.gradient_penalty(1.0, center=-1.0),
+        lambda: penalties.dragan(c=-1.0),
+        lambda: penalties.dragan(noise="salt"),
     ],
 )
 def test_penalties_that_cannot_be_are_refused(make):

@@ -46,6 +46,8 @@ EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
     "moons": (synthetic.moons, "points 2, any number"),
     "gaussians8": (synthetic.gaussians8, "points 2, any number"),
     "gaussians25": (synthetic.gaussians25, "points 2, any number"),
+    "grid25": (synthetic.grid25, "points 2, any number"),
+    "ring8": (synthetic.ring8, "points 2, any number"),
 }
 TFDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,

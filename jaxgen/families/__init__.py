@@ -13,12 +13,14 @@ from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.pixels import dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
+from jaxgen.families.style import PathLength, mean_style, style_gan
 from jaxgen.families.vae import vae
 from jaxgen.families.vae_gan import vae_gan
 from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
 
 __all__ = [
     "Classifier",
+    "PathLength",
     "adversarial_autoencoder",
     "autoencoder",
     "autoregressive",
@@ -34,8 +36,10 @@ __all__ = [
     "latent",
     "low_rank",
     "m2",
+    "mean_style",
     "priors",
     "quantised",
+    "style_gan",
     "vae",
     "vae_gan",
     "vq",

@@ -52,7 +52,7 @@ def vae_gan(
     twice as large as here). Nats summed over features.
 
     encoder: (x, condition) -> mu and log sigma^2 [B, 2 latent]; decoder: (z [B, latent], condition) -> image [B, ...]
-    in [-1, 1]; critic: (x, condition) -> `Seen` with features [B, ...]: `nets.conv.DCGANCritic(features=True)` is one.
+    in [-1, 1]; critic: (x, condition) -> `Seen` with features [B, ...]: `nets.conv.DCGANCritic(heads=Heads())` is one.
     gamma: weight of the reconstruction for the decoder; f has hundreds of numbers, hence a small one.
     objective: the adversarial losses, by default the non-saturating ones.
     Play them in the order ("critic", "encoder", "decoder").
@@ -120,7 +120,7 @@ class Parts(NamedTuple):
         )
         check(
             critic.score.shape == batch.x.shape[:1] and critic.features is not None,
-            "the critic of a VAE/GAN gives Seen(score [B], features [B, ...]): DCGANCritic does with features=True",
+            "the critic of a VAE/GAN gives Seen(score [B], features [B, ...]): DCGANCritic does with heads=Heads()",
         )
         return params, extra
 

@@ -1,5 +1,5 @@
 """Networks, and the only place that imports flax. A family receives its networks as `Network`s."""
 
-from jaxgen.nets.network import Network, network
+from jaxgen.nets.network import Network, network, unconditioned
 
-__all__ = ["Network", "network"]
+__all__ = ["Network", "network", "unconditioned"]

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import BatchNorm, Classes, Condition, Conv, ConvTranspose, Dense, Dtype, joined, separated
+from jaxgen.nets.heads import Heads, seen
+from jaxgen.nets.layers import Classes, Condition, Conv, ConvTranspose, Dense, Dtype, joined, separated
+from jaxgen.nets.norms import BatchNorm
 from jaxgen.nets.primitives import constant_std, std_init
 from jaxgen.types import Array, Seen, Tree
 
@@ -84,21 +87,23 @@ class DCGANCritic(nn.Module):
     but the first (Radford, Metz and Chintala 2015, arXiv:1511.06434, section 3). Labels and attributes join as constant
     channels, an image to condition on as channels.
 
-    features: it gives `Seen(score [B], features=[B, F])`, the last hidden layer.
+    heads: what it gives besides, `Seen` with the last hidden layer as features [B, F]; with `Heads(projection=True)` a
+    label joins the score alone.
     """
 
     width: int = 64
     smallest: int = 4
     classes: Classes = None
     norm: bool = True
-    features: bool = False
+    heads: Heads | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array | Seen:
         count = halvings(x.shape[1:], self.smallest)
         rest, picture = separated(condition, x.shape[0], x.shape[1:3])
-        c = Condition(self.classes, 8, dtype=self.dtype)(rest, x.shape[0])
+        projects = self.heads is not None and self.heads.projection
+        c = None if projects else Condition(self.classes, 8, dtype=self.dtype)(rest, x.shape[0])
         if c is not None:
             c = jnp.broadcast_to(c[:, None, None, :], (*x.shape[:3], c.shape[-1]))
         h = joined(joined(x, picture), c)
@@ -107,8 +112,9 @@ class DCGANCritic(nn.Module):
             h = Conv(width, 4, 2 if count else 1, bias=not norm, kernel_init=DCGAN_INIT, dtype=self.dtype)(h)
             h = nn.leaky_relu(BatchNorm(dtype=self.dtype)(h, train) if norm else h, 0.2)
         h = h.reshape(h.shape[0], -1)
-        score = Dense(1, kernel_init=DCGAN_INIT, dtype=self.dtype)(h)[:, 0].astype(jnp.float32)
-        return Seen(score, features=h.astype(jnp.float32)) if self.features else score
+        dense = partial(Dense, kernel_init=DCGAN_INIT, dtype=self.dtype)
+        found = seen(self.heads or Heads(), h, rest, self.classes, dense)
+        return found.score if self.heads is None else found
 
 
 class ConvEncoder(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,23 +30,28 @@ def mapped(axis: str = AXIS) -> str | None:
     return axis
 
 
+Weight = Callable[[nn.Module, Array], Array]
+"""(layer, its parameter W [..., features]) -> the kernel that it uses, as spectral normalisation in `nets.weights`."""
+
+
 class Dense(nn.Module):
-    """y = x W + b over the last axis."""
+    """y = x W + b over the last axis. weight: what is done to W first."""
 
     features: int
     bias: bool = True
     kernel_init: Any = primitives.std_init()
+    weight: Weight | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        kernel = _kernel(self, (x.shape[-1], self.features))
         y = primitives.dense(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
 
 class Conv(nn.Module):
-    """A convolution, NHWC."""
+    """A convolution, NHWC. weight: what is done to its kernel first."""
 
     features: int
     size: int = 3
@@ -54,12 +59,12 @@ class Conv(nn.Module):
     padding: Any = "SAME"
     bias: bool = True
     kernel_init: Any = primitives.std_init()
+    weight: Weight | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = _kernel(self, (self.size, self.size, x.shape[-1], self.features))
         y = self._slide(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
@@ -77,6 +82,11 @@ class ConvTranspose(Conv):
         return primitives.conv_transpose(x, kernel, stride=self.stride, padding=self.padding)
 
 
+def _kernel(layer: Any, shape: tuple[int, ...]) -> Array:
+    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
+    return kernel if layer.weight is None else layer.weight(layer, kernel)
+
+
 def _bias(layer: Any) -> Array:
     return layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32).astype(layer.dtype)
 
@@ -87,61 +97,15 @@ class Embed(nn.Module):
     count: int
     features: int
     std: float = 1.0
+    weight: Weight | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, label: Array) -> Array:
         check(jnp.issubdtype(label.dtype, jnp.integer), f"a label must be an integer array, not {label.dtype}")
         table = self.param("embedding", primitives.constant_std(self.std), (self.count, self.features), jnp.float32)
+        table = table if self.weight is None else self.weight(self, table)
         return table.astype(self.dtype)[label]
-
-
-class BatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) gamma + beta, the statistics of the global batch wherever its parts lie,
-    and their running averages when not training (Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1)."""
-
-    momentum: float = 0.9
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        norm = nn.BatchNorm(
-            use_running_average=not train, momentum=self.momentum, dtype=self.dtype, axis_name=mapped(), name="norm"
-        )
-        return norm(x)
-
-
-class GroupNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) gamma + beta over each example's positions and each group of channels
-    (Wu and He 2018, arXiv:1803.08494, eq. 7); at most 32 groups, of at least four channels where there are as many.
-
-    Sums over the positions come first, then groups of the [B, C] that is left, and the result is one product and one
-    sum an element: grouping the image itself, as the equation reads, is slower on the CPU (`benchmarks/primitives.py`).
-    """
-
-    affine: bool = True
-    eps: float = 1e-5
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        b, c = x.shape[0], x.shape[-1]
-        groups = next(g for g in range(max(1, min(32, c // 4)), 0, -1) if c % g == 0)
-        axes = tuple(range(1, x.ndim - 1))
-        wide = x.astype(jnp.float32)
-
-        def grouped(v: Array) -> Array:
-            means = jnp.mean(v, axis=axes).reshape(b, groups, c // groups).mean(-1, keepdims=True)
-            return jnp.broadcast_to(means, (b, groups, c // groups)).reshape((b,) + (1,) * len(axes) + (c,))
-
-        mean = grouped(wide)
-        scale = jax.lax.rsqrt(grouped(jnp.square(wide - mean)) + self.eps)
-        if self.affine:
-            scale = scale * self.param("scale", nn.initializers.ones, (c,), jnp.float32)
-        shift = -mean * scale
-        if self.affine:
-            shift = shift + self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
-        return (wide * scale + shift).astype(self.dtype)
 
 
 def joined(x: Array, condition: Array | None) -> Array:

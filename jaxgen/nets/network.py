@@ -54,6 +54,14 @@ def network(module: nn.Module) -> Network:
     return Network(init, apply)
 
 
+def unconditioned(net: Network) -> Network:
+    """The same network, which is not given the condition, its last input: ACGAN's critic, which is to tell it."""
+    return Network(
+        lambda key, *inputs: net.init(key, *inputs[:-1], None),
+        lambda params, stats, *inputs, train=False: net.apply(params, stats, *inputs[:-1], None, train=train),
+    )
+
+
 class _Signature(NamedTuple):
     """What a module's `__call__` takes: the names of its inputs, how many of them have no default, any number of
     further ones, and `train`."""

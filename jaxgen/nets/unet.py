@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, GroupNorm, joined, separated, time_features
+from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined, separated, time_features
+from jaxgen.nets.norms import GroupNorm
 from jaxgen.nets.primitives import attention, constant_std
 from jaxgen.types import Array, Tree, check
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
-from jaxgen.sampling.guidance import classifier, classifier_free, compose
+from jaxgen.sampling.guidance import classifier, classifier_free, compose, truncation
 from jaxgen.sampling.iterate import Times, iterate, uniform
 from jaxgen.sampling.sample import (
     Options,
@@ -70,6 +70,7 @@ __all__ = [
     "slerp",
     "stream",
     "traverse",
+    "truncation",
     "uniform",
     "weights",
 ]

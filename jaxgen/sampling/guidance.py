@@ -67,6 +67,30 @@ def _classifier(log_prob, params, extra, process, scale, predict_of, condition, 
     return predict
 
 
+def truncation(psi: float | Array, mean: Array) -> Partial:
+    """w = mean + psi (w - mean): styles nearer to their mean, better images and fewer kinds of them; 1 changes nothing,
+    0 gives one w to all (Karras et al. 2018, arXiv:1812.04948, appendix B).
+
+    psi: a number, or [layers], one a style: 1 from some layer on truncates the coarse styles alone; mean: [W], that of
+    `families.mean_style(state)`.
+    """
+    return Partial(_truncation, jnp.asarray(psi, jnp.float32), jnp.asarray(mean, jnp.float32))
+
+
+def _truncation(psi: Array, mean: Array, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    base = predict_of(condition)
+
+    def predict(z: Array, t: Array) -> Prediction:
+        found = base(z, t)
+        fits = found.x0.ndim == 3 and mean.shape == found.x0.shape[-1:] and psi.shape in ((), found.x0.shape[1:2])
+        check(
+            fits, f"truncation is of w [B, layers, W] by a mean [W] and psi () or [layers], not of {found.x0.shape[1:]}"
+        )
+        return found._replace(x0=mean + psi[..., None] * (found.x0 - mean))
+
+    return predict
+
+
 def compose(*guidances: Guidance) -> Partial:
     """Several at once, the first one outermost: it sees the predictions that the others have changed. given: a tuple
     with what each of them needs, or None where none needs anything."""

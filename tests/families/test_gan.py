@@ -9,10 +9,14 @@ from _functions import drawn, losses_of
 
 from jaxgen.conditions import labels
 from jaxgen.families import gan
-from jaxgen.losses.adversarial import Adversarial, Stateful, instance_noise, lazy, r1, wasserstein
+from jaxgen.families.gan import packed, unpacked
+from jaxgen.losses import heads, information
+from jaxgen.losses.adversarial import Adversarial, Stateful, non_saturating, wasserstein
+from jaxgen.losses.augmentation import instance_noise
+from jaxgen.losses.penalties import lazy, r1
 from jaxgen.nets import Network
 from jaxgen.training import init_state, make_step
-from jaxgen.types import Batch, InputError
+from jaxgen.types import Batch, InputError, Seen
 
 LATENT, DIMS = 2, 3
 RNG = np.random.default_rng(0)
@@ -196,3 +200,87 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     table = gan(counted((LATENT, DIMS), generate), counted((DIMS, 2), score), LATENT)
     with pytest.raises(InputError, match=r"the critic gives \(2,\) an example"):
         table.game.init(jax.random.key(0), Batch(X))
+
+
+# --- packing, heads, codes -------------------------------------------------------------------------------------------
+
+
+def test_packed_examples_lie_side_by_side_and_come_back():
+    x = jnp.asarray(RNG.normal(size=(6, 4, 5, 3)), jnp.float32)
+    together = packed(x, 3)
+    assert together.shape == (2, 4, 5, 9)
+    for i in range(6):
+        np.testing.assert_array_equal(together[i // 3, ..., 3 * (i % 3) : 3 * (i % 3) + 3], x[i])
+    np.testing.assert_array_equal(unpacked(together, 3), x)
+    np.testing.assert_array_equal(packed(X, 2), X.reshape(3, 2 * DIMS))
+
+
+def test_a_packing_critic_judges_packs_and_its_penalties_are_of_packs():
+    wide = counted((2 * DIMS,), score)
+    model = gan(counted((LATENT, DIMS), generate), wide, LATENT, penalties=(r1(2.0),), pack=2)
+    params, extra = model.game.init(jax.random.key(1), Batch(X))
+    loss, (metrics, _) = losses_of(model)["critic"](params, extra, KEYS, Batch(X))
+    d = np.float64(params["critic"])
+    fake = np.float64(model.prior({}, {}, KEYS, None) @ params["generator"]).reshape(3, -1) @ d
+    real = np.float64(X).reshape(3, -1) @ d
+    np.testing.assert_allclose(loss, softplus(-real) + softplus(fake) + np.sum(d**2), rtol=1e-4)
+    np.testing.assert_allclose(metrics["penalty"], np.full(3, np.sum(d**2)), rtol=1e-5)
+    of_generator = losses_of(model)["generator"](params, extra, KEYS, Batch(X))[0]
+    np.testing.assert_allclose(of_generator, softplus(-fake), rtol=1e-4)
+    with pytest.raises(InputError, match="5 examples cannot be packed by 2"):
+        model.game.init(jax.random.key(1), Batch(X[:5]))
+
+
+def headed(params, stats, x, condition=None, train=False):
+    h = x @ params
+    return Seen(h[:, 0], logits=h[:, 1:4], codes=h[:, 4:]), {"n": stats["n"] + train}
+
+
+def test_a_critic_without_what_the_objective_reads_is_refused_before_anything_is_compiled():
+    net = counted((LATENT, DIMS), generate)
+    classes, features = heads.auxiliary_classifier(non_saturating()), heads.feature_matching(non_saturating())
+    plain = counted((DIMS,), score)
+    for objective, critic, label, message in [
+        (classes, plain, jnp.arange(6) % 3, "reads the critic's logits, which gives none"),
+        (features, plain, None, "reads the critic's features, which gives none"),
+        (classes, counted((DIMS, 5), headed), None, "reads labels, and the data have none"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            gan(net, critic, LATENT, objective=objective).game.init(jax.random.key(0), Batch(X, label))
+    with pytest.raises(InputError, match="packed images have no label of their own"):
+        gan(net, plain, LATENT, pack=2, condition=labels(3))
+    with pytest.raises(InputError, match="images at a time, not 0"):
+        gan(net, plain, LATENT, pack=0)
+
+
+def test_codes_are_drawn_told_and_reported():
+    codes = information.Codes(1, categorical=(3,))
+    objective = information.information(non_saturating(), codes)
+    model = gan(counted((codes.size, DIMS), generate), counted((DIMS, 7), headed), codes, objective=objective)
+    params, extra = model.game.init(jax.random.key(1), Batch(X))
+    loss, (metrics, _) = losses_of(model)["critic"](params, extra, KEYS, Batch(X))
+    z = model.prior(params, extra, KEYS, None)
+    np.testing.assert_array_equal(z, codes.draw(KEYS))
+    h = np.float64(z @ params["generator"] @ params["critic"])
+    log_q = h[:, 4:] - np.log(np.exp(h[:, 4:]).sum(-1, keepdims=True))
+    told = np.sum(log_q * z[:, 1:], -1) + np.log(3)
+    np.testing.assert_allclose(metrics["information_categorical"], told, rtol=1e-4, atol=1e-5)
+    real = np.float64(X @ params["critic"])[:, 0]
+    np.testing.assert_allclose(loss, softplus(-real) + softplus(h[:, 0]) - told, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_of_the_data_reach_an_objective_whose_networks_do_not_see_them():
+    seen = []
+
+    def critic(params, stats, x, condition=None, train=False):
+        seen.append(condition)
+        return headed(params, stats, x)
+
+    objective = heads.semi_supervised(non_saturating())
+    model = gan(counted((LATENT, DIMS), generate), counted((DIMS, 5), critic), LATENT, objective=objective)
+    batch = Batch(X, jnp.asarray([0, 1, 2, -1, -1, -1]))
+    params, extra = model.game.init(jax.random.key(1), batch)
+    _, (metrics, _) = losses_of(model)["critic"](params, extra, KEYS, batch)
+    right = np.argmax(np.float64(X @ params["critic"])[:3, 1:4], -1) == np.arange(3)
+    np.testing.assert_allclose(np.mean(metrics["accuracy"]), right.mean(), rtol=1e-5)
+    assert all(condition is None for condition in seen)

@@ -13,6 +13,7 @@ from jaxgen.losses.adversarial import wasserstein
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network, network
 from jaxgen.nets.conv import DCGANCritic
+from jaxgen.nets.heads import Heads
 from jaxgen.training import init_state, make_step
 from jaxgen.types import Batch, InputError, Seen
 
@@ -150,13 +151,13 @@ def test_all_networks_get_the_condition():
 
 
 def test_a_critic_without_features_is_refused():
-    with pytest.raises(InputError, match="features=True"):
+    with pytest.raises(InputError, match=r"heads=Heads\(\)"):
         vae_gan(ENCODER, DECODER, linear((DIMS,)), LATENT).game.init(jax.random.key(0), Batch(X))
 
 
 def test_the_convolutional_critic_scores_the_features_that_it_gives():
     x = jnp.asarray(RNG.normal(size=(2, 8, 8, 1)), jnp.float32)
-    plain, seen = (network(DCGANCritic(width=4, features=features)) for features in (False, True))
+    plain, seen = (network(DCGANCritic(width=4, heads=heads)) for heads in (None, Heads()))
 
     @jax.jit
     def both(key):

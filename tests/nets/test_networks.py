@@ -9,9 +9,11 @@ import pytest
 from jaxgen.nets import network
 from jaxgen.nets.codes import ConvGridEncoder
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
-from jaxgen.nets.layers import BatchNorm, GroupNorm, time_features
+from jaxgen.nets.heads import Heads
+from jaxgen.nets.layers import time_features
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.nets.network import parameter_count
+from jaxgen.nets.norms import BatchNorm, GroupNorm
 from jaxgen.nets.unet import UNet
 from jaxgen.types import InputError, Seen
 
@@ -179,7 +181,7 @@ def test_the_key_alone_makes_the_parameters():
 
 def test_a_critic_gives_its_features_beside_the_same_score():
     x = normal(3, N, 8, 8, 1)
-    plain, seen = (network(DCGANCritic(4, features=features)) for features in (False, True))
+    plain, seen = (network(DCGANCritic(4, heads=heads)) for heads in (None, Heads()))
     params, stats = filled(plain, x)
     score, found = plain.apply(params, stats, x)[0], seen.apply(params, stats, x)[0]
     assert isinstance(found, Seen) and found.logits is None and found.codes is None

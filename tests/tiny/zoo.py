@@ -10,11 +10,18 @@ from flax import linen as nn
 from jaxgen import Experiment, data, families, sampling
 from jaxgen.conditions import labels
 from jaxgen.data import noise
-from jaxgen.losses import evidence
+from jaxgen.losses import adversarial as games
+from jaxgen.losses import augmentation, evidence, heads, penalties
 from jaxgen.nets import network
 from jaxgen.nets.codes import PixelCNN
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.heads import AutoencoderCritic
+from jaxgen.nets.layers import Conv, Dense
+from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from jaxgen.nets.mlp import MLP, MLPDenoiser
+from jaxgen.nets.norms import Referenced, VirtualBatchNorm
+from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
+from jaxgen.nets.weights import spectral
 from jaxgen.processes import cosine
 from jaxgen.types import Batch, Model, Seen
 
@@ -42,6 +49,47 @@ def factor_vae():
 def gan():
     generator, critic = DCGANGenerator(SHAPE, width=4), DCGANCritic(width=8)
     return families.gan(network(generator), network(critic), 8)
+
+
+def zoo_gan(critic, **options):
+    return families.gan(network(DCGANGenerator(SHAPE, width=4)), network(critic), 8, **options)
+
+
+def began():
+    """Of an objective with a state."""
+    critic = AutoencoderCritic(ConvEncoder(8, width=4, hidden=32), ConvDecoder(SHAPE, width=4, hidden=32), 1)
+    return zoo_gan(critic, objective=heads.began(0.7, rate=0.1))
+
+
+def ada():
+    """Of power iterations, an adaptive augmentation, a residual critic with attention and a lazy penalty."""
+    critic = ResNetCritic(8, 8, smallest=4, plain=1, attention=4)
+    paid = (penalties.lazy(penalties.r1(0.1), 2),)
+    changes = augmentation.adaptive(augmentation.shift, augmentation.colour, images=400, every=2, start=0.5)
+    return zoo_gan(critic, objective=games.relativistic(), penalties=paid, augmentation=changes)
+
+
+class MinibatchCritic(nn.Module):
+    """Of layers that see all of a minibatch, and of a reference batch."""
+
+    @nn.compact
+    def __call__(self, x, condition=None, train=False):
+        h = nn.leaky_relu(VirtualBatchNorm(8)(Conv(8, 4, 2)(x)))
+        h = MinibatchStd()(h).reshape(h.shape[0], -1)
+        return Seen(Dense(1)(MinibatchDiscrimination(4, 2)(h))[:, 0], h)
+
+
+def minibatch():
+    critic = Referenced(MinibatchCritic(), 8)
+    return zoo_gan(critic, objective=heads.feature_matching(games.smoothed(games.non_saturating())))
+
+
+def big():
+    """BigGAN's: a label in every block, with part of the noise."""
+    generator = ResNetGenerator(SHAPE, 8, 8, 4, classes=3, shared=8, skip=True, attention=8, weight=spectral)
+    critic = ResNetCritic(8, 8, 4, 1, classes=3)
+    options = {"objective": games.hinge(), "condition": labels(3)}
+    return families.gan(network(generator), network(critic), 8, **options)
 
 
 def vq():
@@ -103,7 +151,7 @@ def denoising():
 class Kind(NamedTuple):
     """make   gives the model
     order  the turns of its players
-    data   "images", "labelled" ones of three classes of which some have no label, or labelled "points"
+    data   "images", those of three "classes", "labelled" ones of which some have no label, or labelled "points"
     """
 
     make: Callable[[], Model]
@@ -115,6 +163,10 @@ ZOO = {
     "vae": Kind(conv_vae),
     "gan": Kind(gan, ("critic", "critic", "generator")),
     "vq": Kind(vq),
+    "began": Kind(began),
+    "ada": Kind(ada),
+    "minibatch": Kind(minibatch),
+    "big": Kind(big, ("critic", "critic", "generator"), data="classes"),
     "diffusion": Kind(diffusion, data="points"),
     "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
     "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
@@ -138,7 +190,8 @@ def examples(kind: str, shape: tuple[int, ...]) -> Batch:
     if kind == "points":
         return Batch(rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 3, shape, dtype=np.int32))
     x = rng.integers(0, 256, (*shape, *SHAPE), dtype=np.uint8)
-    return Batch(x, rng.integers(-1, 3, shape, dtype=np.int32)) if kind == "labelled" else Batch(x)
+    least = {"classes": 0, "labelled": -1}.get(kind)
+    return Batch(x) if least is None else Batch(x, rng.integers(least, 3, shape, dtype=np.int32))
 
 
 def experiment(*, family: str = "ladder", steps: int = 120, save_every: int = 10) -> Experiment:

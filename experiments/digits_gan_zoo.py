@@ -1,0 +1,257 @@
+"""Every adversarial objective and every trick, on the 8x8 digits, with the same networks and as many steps.
+
+jaxgen train experiments/digits_gan_zoo.py --objective hinge --trick spectral_norm
+python experiments/digits_gan_zoo.py runs/digits_gan_zoo           # all of them, three seeds: a table and a grid
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from jaxgen import Experiment, data, families, fit, optimizers, sample
+from jaxgen.conditions import labels
+from jaxgen.data.pipeline import to_uint8
+from jaxgen.losses import adversarial, augmentation, heads, information, penalties
+from jaxgen.losses.penalties import Penalty
+from jaxgen.metrics import frechet, neighbours
+from jaxgen.metrics.features import Extractor, extract
+from jaxgen.metrics.referee import referee
+from jaxgen.nets import network, unconditioned
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.heads import AutoencoderCritic, Heads
+from jaxgen.nets.layers import Conv, Dense
+from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
+from jaxgen.nets.norms import BatchNorm, Referenced, VirtualBatchNorm
+from jaxgen.nets.weights import spectral
+from jaxgen.types import Array, Tree
+from jaxgen.viz import save_picture
+
+Objective = Literal[
+    "minimax", "non_saturating", "lsgan", "wgan", "wgan_gp", "dragan", "hinge", "rpgan", "ebgan", "began",
+    "conditional", "projection", "acgan", "infogan", "semi_supervised", "pacgan", "r3gan_loss",
+]  # fmt: skip
+Trick = Literal[
+    "none", "feature_matching", "minibatch_discrimination", "minibatch_std", "virtual_batch_norm", "label_smoothing",
+    "historical_average", "instance_noise", "two_time_scales", "five_critic_turns", "no_average", "diff_augment",
+    "adaptive_augment", "spectral_norm", "orthogonal", "r1", "lazy_r1",
+]  # fmt: skip
+CODES = information.Codes(22, categorical=(10,), continuous=2)
+WIDTH, LATENT, REFERENCE = 16, 32, 32
+
+
+class Game(NamedTuple):
+    """What an objective needs besides the two networks that all share."""
+
+    loss: adversarial.Objective
+    norm: bool = True  # batch normalisation in the critic, which penalties on each image's gradient forbid
+    heads: Heads | None = None
+    classes: int | None = None
+    condition: bool = False
+    blind: bool = False  # the critic is not given the label
+    paid: tuple[Penalty, ...] = ()
+    autoencoder: int = 0  # the critic is one, with an error of this order
+    latent: int | information.Codes = LATENT
+    pack: int = 1
+    turns: int = 1
+    optimizer: Callable[[], optax.GradientTransformation] | None = None
+
+
+NS = adversarial.non_saturating()
+GAMES: dict[str, Game] = {
+    "minimax": Game(adversarial.minimax()),
+    "non_saturating": Game(NS),
+    "lsgan": Game(adversarial.least_squares()),
+    # algorithm 1's constants, but for the rate, ten times as large: the budget is a tenth of a long training
+    "wgan": Game(
+        adversarial.wasserstein(),
+        turns=5,
+        optimizer=lambda: optax.chain(optax.rmsprop(5e-4), optimizers.clip_weights(0.01)),
+    ),
+    "wgan_gp": Game(
+        adversarial.wasserstein(),
+        norm=False,
+        paid=(penalties.gradient_penalty(10.0),),
+        turns=5,
+        optimizer=lambda: optax.adam(1e-4, b1=0.0, b2=0.9),
+    ),
+    "dragan": Game(NS, norm=False, paid=(penalties.dragan(),)),
+    "hinge": Game(adversarial.hinge()),
+    "rpgan": Game(adversarial.relativistic()),
+    "ebgan": Game(heads.energy(0.2, pull_away=0.1), autoencoder=2),
+    "began": Game(heads.began(0.7), autoencoder=1),
+    "conditional": Game(NS, classes=10, condition=True),
+    "projection": Game(adversarial.hinge(), heads=Heads(projection=True), classes=10, condition=True),
+    "acgan": Game(heads.auxiliary_classifier(NS), heads=Heads(logits=10), condition=True, blind=True),
+    "infogan": Game(information.information(NS, CODES), heads=Heads(codes=CODES.outputs), latent=CODES),
+    "semi_supervised": Game(
+        heads.feature_matching(heads.semi_supervised(NS)), heads=Heads(logits=10, joint=True), norm=False
+    ),
+    "pacgan": Game(NS, pack=2),
+    "r3gan_loss": Game(adversarial.relativistic(), norm=False, paid=(penalties.r1(1.0), penalties.r2(1.0))),
+}
+
+
+class SmallCritic(nn.Module):
+    """DCGAN's critic, with what tricks put into it: a layer for the minibatch, virtual or spectral normalisation."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
+        weight = spectral if self.kind == "spectral_norm" else None
+        h = nn.leaky_relu(Conv(WIDTH, 4, 2, weight=weight)(x), 0.2)
+        h = Conv(2 * WIDTH, 4, 2, weight=weight)(h)
+        if self.kind == "virtual_batch_norm":
+            h = VirtualBatchNorm(REFERENCE)(h)
+        elif self.kind != "spectral_norm":
+            h = BatchNorm()(h, train)
+        h = nn.leaky_relu(h, 0.2)
+        if self.kind == "minibatch_std":
+            h = nn.leaky_relu(Conv(2 * WIDTH)(MinibatchStd()(h)), 0.2)
+        h = h.reshape(h.shape[0], -1)
+        if self.kind == "minibatch_discrimination":
+            h = MinibatchDiscrimination()(h)
+        return Dense(1, weight=weight)(h)[:, 0]
+
+
+def critic_of(game: Game, trick: str):
+    """The critic's network."""
+    if game.autoencoder:
+        autoencoder = ConvEncoder(32, WIDTH, 128, 2), ConvDecoder((8, 8, 1), WIDTH, 128, 2)
+        return network(AutoencoderCritic(*autoencoder, order=game.autoencoder))
+    if trick in ("minibatch_discrimination", "minibatch_std", "spectral_norm"):
+        return network(SmallCritic(trick))
+    if trick == "virtual_batch_norm":
+        return network(Referenced(SmallCritic(trick), REFERENCE))
+    wanted = Heads() if trick == "feature_matching" and game.heads is None else game.heads
+    norm = game.norm and trick not in ("r1", "lazy_r1")
+    found = network(DCGANCritic(WIDTH, 2, classes=game.classes, norm=norm, heads=wanted))
+    return unconditioned(found) if game.blind else found
+
+
+def experiment(
+    *, objective: Objective = "non_saturating", trick: Trick = "none", steps: int = 2000, batch: int = 64,
+    lr: float = 5e-4,
+) -> Experiment:  # fmt: skip
+    """A DCGAN of the digits with an objective and a trick.
+
+    Args:
+        objective: what the players minimise
+        trick: what is done besides
+        steps: how long to train, in turns of the generator
+        batch: examples a turn
+        lr: Adam's learning rate of both players where the objective has no optimizer of its own, beta_1 = 0.5
+    """
+    digits, game = data.load("digits"), GAMES[objective]
+    if objective == "semi_supervised":
+        digits = data.labelled(digits, 100)
+    loss = {
+        "label_smoothing": adversarial.smoothed,
+        "feature_matching": heads.feature_matching,
+    }.get(trick, lambda loss: loss)(game.loss)
+    paid = {"r1": (penalties.r1(1.0),), "lazy_r1": (penalties.lazy(penalties.r1(1.0), 16),)}.get(trick, ())
+    changed = {
+        "instance_noise": lambda: augmentation.instance_noise(0.3, steps // 2),
+        "diff_augment": lambda: augmentation.augment(augmentation.shift),
+        "adaptive_augment": lambda: augmentation.adaptive(augmentation.shift, augmentation.cutout, images=50_000),
+    }.get(trick, lambda: None)()
+    classes = 10 if game.condition else None
+    model = families.gan(
+        network(DCGANGenerator(digits.shape, WIDTH, 2, classes=classes)),
+        critic_of(game, trick),
+        game.latent,
+        objective=loss,
+        penalties=(*game.paid, *paid),
+        augmentation=changed,
+        condition=labels(10) if game.condition else None,
+        pack=game.pack,
+    )
+    first = {
+        "historical_average": optimizers.historical_average(1e-2),
+        "orthogonal": optimizers.regularise(optimizers.orthogonal(1e-4)),
+    }.get(trick, optax.identity())
+    rate = {"two_time_scales": 4.0}.get(trick, 1.0)
+    adam = game.optimizer or partial(optax.adam, lr, b1=0.5)
+    critic = game.optimizer() if game.optimizer else optax.adam(rate * lr, b1=0.5)
+    generator = optax.rmsprop(5e-4) if objective == "wgan" else adam()
+    turns = 5 if trick == "five_critic_turns" else game.turns
+    return Experiment(
+        model,
+        {"critic": optax.chain(first, critic), "generator": optax.chain(first, generator)},
+        digits,
+        batch=batch,
+        steps=steps,
+        order=("critic",) * turns + ("generator",),
+        ema=0.0 if trick == "no_average" else 0.995,
+        sample_every=steps,
+        save_every=steps,
+        log_every=100,
+    )
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+N = 1500
+SETTINGS = [(objective, "none") for objective in get_args(Objective)]
+SETTINGS += [("non_saturating", trick) for trick in get_args(Trick) if trick != "none"]
+
+
+def scores(images: Array, extractor: Extractor, reals: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """(Fréchet distance, precision, recall and how many classes have over 1 % of the samples; each sample's class), in
+    the classifier's features."""
+    features, log_p = extract(extractor, data.in_memory("samples", "train", to_uint8(images)))
+    measured = neighbours.prdc(reals, features)
+    assert log_p is not None
+    classes = np.argmax(log_p, axis=-1)
+    share = np.bincount(classes, minlength=10) / len(classes)
+    return {
+        "fid": frechet.fid(reals, features).value,
+        "precision": measured.precision.value,
+        "recall": measured.recall.value,
+        "classes": int(np.sum(share > 0.01)),
+    }, classes
+
+
+def measured(
+    objective: Objective, trick: Trick, seed: int, folder: Path, extractor: Extractor, reals: np.ndarray
+) -> dict:
+    """The scores of one run, kept in its folder."""
+    path = folder / f"{objective}-{trick}-{seed}"
+    if (path / "zoo.json").exists():
+        return json.loads((path / "zoo.json").read_text())
+    exp = experiment(objective=objective, trick=trick)._replace(seed=seed, name=f"{objective}-{trick}")
+    state = fit(exp, path, progress=False)
+    wanted = np.arange(N) % 10 if exp.model.condition is not None else None
+    images = sample(exp.model, state, jax.random.key(seed + 1), N, wanted, batch=500)
+    found, classes = scores(images, extractor, reals)
+    if wanted is not None:
+        found["right_class"] = float(np.mean(classes == wanted))
+    save_picture(path / "grid.png", images[:40], columns=10)
+    (path / "zoo.json").write_text(json.dumps(found))
+    return found
+
+
+def main(folder: Path, seeds: int = 3) -> None:
+    """Train, score and tabulate."""
+    train, test = data.load("digits"), data.load("digits", "test")
+    extractor = referee(train, test)
+    reals = extract(extractor, train).vectors
+    for objective, trick in SETTINGS:
+        rows = [measured(objective, trick, seed, folder, extractor, reals) for seed in range(seeds)]
+        cells = []
+        for name in rows[0]:
+            values = [row[name] for row in rows]
+            cells.append(f"{name} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
+        print(f"{objective:16s} {trick:24s} " + "  ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
