@@ -200,8 +200,9 @@ def experiment(
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 N = 1500
-SETTINGS = [(objective, "none") for objective in get_args(Objective)]
-SETTINGS += [("non_saturating", trick) for trick in get_args(Trick) if trick != "none"]
+SETTINGS: list[tuple[Objective, Trick]] = [(objective, "none") for objective in get_args(Objective)]
+for name in get_args(Trick)[1:]:
+    SETTINGS.append(("non_saturating", name))
 
 
 def scores(images: Array, extractor: Extractor, reals: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

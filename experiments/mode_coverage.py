@@ -97,9 +97,17 @@ def experiment(
     loss, pack, paid = choice(objective, gamma)
     model = families.gan(network(Generator()), network(Critic()), 2, objective=loss, penalties=paid, pack=pack)
     players = {name: optax.adam(1e-4, b1=0.8) for name in ("critic", "generator")}
-    every = {"sample_every": 1000 * epochs, "save_every": 10_000, "log_every": 1000}
-    steps = 1000 * epochs
-    return Experiment(model, players, data.load(points), 100 * pack, steps, order=tuple(players), ema=0.999, **every)
+    return Experiment(
+        model,
+        players,
+        data.load(points),
+        batch=100 * pack,
+        steps=1000 * epochs,
+        order=tuple(players),
+        sample_every=1000 * epochs,
+        save_every=10_000,
+        log_every=1000,
+    )
 
 
 # --- all seeds at once -----------------------------------------------------------------------------------------------
@@ -109,7 +117,7 @@ def minibatches(exp: Experiment, x: np.ndarray, seeds: int, at: int) -> Batch:
     """[seeds, CALL, 1, 1, B, 2]: those of each seed's own steps."""
     count = CALL * exp.batch
     rows = np.stack([order(len(x), seed, at * exp.batch, count) for seed in range(seeds)])
-    return Batch(x[rows].reshape(seeds, CALL, 1, 1, exp.batch, 2))
+    return Batch(jnp.asarray(x[rows]).reshape(seeds, CALL, 1, 1, exp.batch, 2))
 
 
 def train(exp: Experiment, seeds: int, report: int):

@@ -6,7 +6,7 @@ Each is an optax transformation of a player's optimizer, `optax.chain(..., ...)`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def clip_weights(c: float = 0.01) -> optax.GradientTransformation:
     arXiv:1701.07875, algorithm 1: c = 0.01, RMSProp with a rate of 5e-5, 5 turns of the critic for one)."""
     check(c > 0, f"weights are clipped to a positive range, not {c}")
 
-    def update(updates: Tree, state: optax.EmptyState, params: Tree | None = None) -> tuple[Tree, optax.EmptyState]:
+    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
         clipped = jax.tree.map(lambda p, u: jnp.clip(p + u, -c, c) - p, params, updates)
         return clipped, state
 
@@ -30,7 +30,7 @@ def clip_weights(c: float = 0.01) -> optax.GradientTransformation:
 def regularise(penalty: Callable[[Tree], Array]) -> optax.GradientTransformation:
     """The gradient of `penalty(params) -> []` is added to the loss's: the first of a chain."""
 
-    def update(updates: Tree, state: optax.EmptyState, params: Tree | None = None) -> tuple[Tree, optax.EmptyState]:
+    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
         return jax.tree.map(jnp.add, updates, jax.grad(penalty)(params)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -68,7 +68,7 @@ def historical_average(weight: float) -> optax.GradientTransformation:
     def init(params: Tree) -> History:
         return History(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Tree, state: History, params: Tree | None = None) -> tuple[Tree, History]:
+    def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, History]:
         n = state.count + 1
         mean = jax.tree.map(lambda m, p: m + (p - m) / n, state.mean, params)
         pulled = jax.tree.map(lambda u, p, m: u + 2.0 * weight * (p - m), updates, params, mean)

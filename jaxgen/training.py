@@ -21,7 +21,7 @@ Optimizers = Mapping[Player, optax.GradientTransformation]
 # Collections of `extra` that an average takes as they are: a direction (the vectors of a power iteration) or a count is
 # not what the mean of its past values is, and a reference batch never changes. Everything else that is floating, as
 # batch statistics are, is averaged, so that it belongs to the averaged parameters.
-COPIED = frozenset({"power_iteration", "state", "moments", "reference"})
+COPIED = frozenset({"power_iteration", "state", "moments", "reference", "fade"})
 
 
 def init_state(game: Game, optimizers: Optimizers, key: Array, batch: Batch, *, ema: bool = False) -> TrainState:

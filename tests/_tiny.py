@@ -106,6 +106,13 @@ def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None
     main(arguments)
 
 
+def virtual_devices(n: int) -> dict[str, str]:
+    """The environment of a process that has n devices on one CPU; with fewer threads than devices they could wait for
+    each other for ever."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={n}"
+    return {"XLA_FLAGS": flags, "NPROC": "64", "JAX_PLATFORMS": "cpu"}
+
+
 def refusal(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     """The one line with which a command refuses, in this process: "jaxgen: error: ..."."""
     with pytest.raises(SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Compiled code is kept between test sessions: most of a session's time is compilation."""
+"""Most of a test session's time is compilation: it is quick rather than thorough, and kept between sessions."""
 
 import atexit
 import os
@@ -12,6 +12,10 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# On the CPU: without LLVM's optimisation and XLA's newer emitters of fused loops compiling takes half the time, and
+# what runs a few times is none the slower. Measurements (`benchmarks`, `experiments`) are of code as users compile it.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 # The key that signs runs is not the user's own.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import pytest
 from _checkpoint_worker import same, tree
+from _tiny import virtual_devices
 
 from jaxgen import checkpoint
 from jaxgen.types import Average, InputError, TrainState
@@ -351,8 +352,8 @@ def test_fingerprint_is_the_formula():
 
 def test_eight_devices_and_one_agree_and_restore_each_other(tmp_path):
     checkpoint.close(saved(tmp_path / "one", 3))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "64"}
-    answer = json.loads(finish(run_worker("devices", tmp_path / "one", tmp_path / "eight", **flags)))
+    started = run_worker("devices", tmp_path / "one", tmp_path / "eight", **virtual_devices(8))
+    answer = json.loads(finish(started))
     assert answer.pop("devices") == 8
     expected = checkpoint.fingerprint(tree(3)).tolist()
     for layout in ("replicated", "cut"):

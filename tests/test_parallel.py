@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from _layouts_worker import CASES
+from _tiny import virtual_devices
 
 from jaxgen import parallel
 from jaxgen.types import InputError
@@ -23,9 +24,7 @@ HERE = Path(__file__).parent
 def environment(devices: int) -> dict[str, str]:
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "NPROC": "64",  # virtual devices share XLA's thread pool: with few threads a collective can deadlock
-        "JAX_PLATFORMS": "cpu",
+        **virtual_devices(devices),
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

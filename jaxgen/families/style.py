@@ -141,10 +141,10 @@ def style_gan(
     v = stateful(non_saturating() if objective is None else objective)
     aug = no_augmentation() if augmentation is None else augmentation
     parts = Parts(from_styles, critic, Codes(latent), v, tuple(penalties), aug, condition, 1)
-    losses = {CRITIC: parts.critic_loss, GENERATOR: parts.generator_loss}
-    init = parts.init
+    init, generator_loss = parts.init, parts.generator_loss
     if path_length is not None:
-        losses[GENERATOR], init = regularised(parts, style, path_length)
+        init, generator_loss = regularised(parts, style, path_length)
+    losses: dict[str, Loss] = {CRITIC: parts.critic_loss, GENERATOR: generator_loss}
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
         def map_(z: Array, t: Array) -> Prediction:
@@ -167,8 +167,8 @@ def mean_style(state: TrainState, ema: bool = True) -> Array:
     return extra[GENERATOR]["mean"]["average"]["w"]
 
 
-def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Loss, Callable]:
-    """(the generator's loss with its path lengths, the model's init with their running mean)."""
+def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Callable, Loss]:
+    """(the model's init with the running mean of path lengths, the generator's loss with their penalty)."""
     check(path.weight >= 0 and 0 < path.decay <= 1, f"a weight is not negative, a decay above 0 and at most 1: {path}")
     check(path.every >= 1 and path.shrink >= 1, f"it is paid every 1, 2, ... turns, of every 1st, 2nd, ...: {path}")
 
@@ -206,4 +206,4 @@ def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Loss, Cal
         metrics = {**metrics, "path_length": length, "path_penalty": penalty}
         return value + penalty, (metrics, {**after, "path_length": {"state": mean}})
 
-    return loss, init
+    return init, loss

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.types import Array, Seen, Tree, Turn, check
+from jaxgen.types import Array, InputError, Seen, Tree, Turn, check
 
 Side = Callable[[Seen, Seen, Turn], Array]  # (real, fake, turn) -> loss [B]
 Half = Callable[[Seen], Array]  # of real images, or of generated ones -> loss [B]
@@ -145,9 +145,9 @@ def smoothed(objective: Objective, real: float = 0.9, fake: float = 0.0) -> Obje
     check(0 <= fake < real <= 1, f"smoothed labels are 0 <= fake < real <= 1, not {fake} and {real}")
 
     def smooth(base: Adversarial) -> Adversarial:
-        halves = base.halves
-        check(halves is not None, "this objective compares pairs of images, it has no labels to smooth: choose another")
-        r, f = halves or ()
+        if base.halves is None:
+            raise InputError("this objective compares pairs of images, it has no labels to smooth: choose another")
+        r, f = base.halves
 
         def critic(x: Seen, g: Seen, turn: Turn) -> Array:
             return real * r(x) + (1 - real) * f(x) + fake * r(g) + (1 - fake) * f(g)

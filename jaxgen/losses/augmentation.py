@@ -108,7 +108,7 @@ def _transformed(transforms: tuple[Transform, ...], turn: Turn, p: Array, x: Arr
     return jax.vmap(one)(turn.keys, x)
 
 
-def _drawn(key: Array, p: Array, value: Array, neutral: Array | float) -> Array:
+def _drawn(key: Array, p: Array, value: Array | float, neutral: float) -> Array:
     """`value` with probability p, else what changes nothing."""
     return jnp.where(jax.random.bernoulli(key, p), value, neutral)
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jaxgen.nets.conv import pyramid
 from jaxgen.nets.layers import (
-    BatchNorm,
     Classes,
     Condition,
     Conv,
@@ -23,6 +22,7 @@ from jaxgen.nets.layers import (
     joined,
     separated,
 )
+from jaxgen.nets.norms import BatchNorm
 from jaxgen.nets.primitives import constant_std, conv, std_init
 from jaxgen.types import Array, Tree, check
 

@@ -48,7 +48,8 @@ def seen(
         return dense(features)(h).astype(jnp.float32)
 
     logits = out(heads.logits, h) if heads.logits else None
-    score = jax.nn.logsumexp(logits, axis=-1) if heads.joint else out(1, h)[:, 0]
+    joint = jnp.asarray(jax.nn.logsumexp(logits, axis=-1)) if logits is not None and heads.joint else None
+    score = out(1, h)[:, 0] if joint is None else joint
     if heads.projection:
         check(isinstance(classes, int), "a projection needs labels: give the critic classes=10 for ten of them")
         check(label is not None, f"this critic is conditional: give a label, 0 to {classes - 1}")

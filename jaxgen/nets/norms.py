@@ -163,7 +163,8 @@ class VirtualBatchNorm(nn.Module):
 
 class Referenced(nn.Module):
     """A network whose layers are `VirtualBatchNorm(count)`: a reference batch goes before its input and is left out of
-    its output. The batch is the first `count` examples of the first real minibatch, and is saved with the run."""
+    its output. The batch is the first `count` examples of the first real minibatch, and is saved with the run. Layers
+    that compare the examples of a minibatch with each other have no place inside: the reference is among them."""
 
     net: nn.Module
     count: int = 64

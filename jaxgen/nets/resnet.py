@@ -133,7 +133,9 @@ class ResNetGenerator(nn.Module):
         rest, picture = separated(condition, z.shape[0], self.shape)
         check(picture is None, "this generator takes labels and attributes, no images: DCGANGenerator does")
         c = Condition(self.classes, self.shared, dtype=self.dtype)(rest, z.shape[0])
-        first, *chunks = jnp.array_split(z, count + 1, axis=-1) if self.skip else [z] + [None] * count
+        first, chunks = z, [None] * count
+        if self.skip:
+            first, *chunks = jnp.array_split(z, count + 1, axis=-1)
         small = (height >> count, breadth >> count, min(self.width << max(count - 1, 0), self.most))
         h = Dense(math.prod(small), weight=self.weight, dtype=self.dtype)(first).reshape(-1, *small)
         for i, chunk in reversed(list(zip(range(count), reversed(chunks), strict=True))):

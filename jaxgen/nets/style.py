@@ -163,7 +163,7 @@ class StyleSynthesis2(nn.Module):
     def __call__(self, w: Array, keys: Keys | None = None, train: bool = False) -> Array:
         count, at = halvings(self.shape, 4), 0
         check_styles(w, self.shape)
-        h, image = constant(self, w.shape[0], min(self.width << count, self.most), count), None
+        h, image = constant(self, w.shape[0], min(self.width << count, self.most), count), jnp.zeros(())
         for i in reversed(range(count + 1)):
             for enlarge in (True, False) if i < count else (False,):
                 h = enlarged(h) if enlarge else h
@@ -172,7 +172,7 @@ class StyleSynthesis2(nn.Module):
                 at += 1
             layer = ModulatedConv(self.shape[-1], 1, demodulate=False, dtype=self.dtype)
             part = layer(h, w[:, at]).astype(jnp.float32)
-            image = part if image is None else enlarged(image) + part
+            image = enlarged(image) + part if i < count else part
         return image
 
 

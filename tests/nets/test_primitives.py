@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _tiny import virtual_devices
 from jax import lax
 
 from jaxgen.nets.primitives import Drawn, attention, constant_std, conv, conv_transpose, dense, randomise, std_init
@@ -319,8 +320,7 @@ close(jax.tree.map(lambda g: g[3], pmapped((w, v), x.reshape(8, 2, 8, 8, 4))), w
 
 
 def test_eight_devices_compute_what_one_computes():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "NPROC": "64", "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, **virtual_devices(8)}
     run = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
 

@@ -61,27 +61,35 @@ def began():
     return zoo_gan(critic, objective=heads.began(0.7, rate=0.1))
 
 
+class ReferenceCritic(nn.Module):
+    """Of power iterations and a reference batch."""
+
+    @nn.compact
+    def __call__(self, x, condition=None, train=False):
+        h = nn.leaky_relu(VirtualBatchNorm(8)(Conv(8, 4, 2, weight=spectral)(x)))
+        return Dense(1, weight=spectral)(h.reshape(h.shape[0], -1))[:, 0]
+
+
 def ada():
-    """Of power iterations, an adaptive augmentation, a residual critic with attention and a lazy penalty."""
-    critic = ResNetCritic(8, 8, smallest=4, plain=1, attention=4)
+    """Of an adaptive augmentation and a lazy penalty besides."""
     paid = (penalties.lazy(penalties.r1(0.1), 2),)
-    changes = augmentation.adaptive(augmentation.shift, augmentation.colour, images=400, every=2, start=0.5)
+    changes = augmentation.adaptive(augmentation.shift, images=400, every=2, start=0.5)
+    critic = Referenced(ReferenceCritic(), 8)
     return zoo_gan(critic, objective=games.relativistic(), penalties=paid, augmentation=changes)
 
 
 class MinibatchCritic(nn.Module):
-    """Of layers that see all of a minibatch, and of a reference batch."""
+    """Of layers that see all of a minibatch."""
 
     @nn.compact
     def __call__(self, x, condition=None, train=False):
-        h = nn.leaky_relu(VirtualBatchNorm(8)(Conv(8, 4, 2)(x)))
-        h = MinibatchStd()(h).reshape(h.shape[0], -1)
+        h = MinibatchStd()(nn.leaky_relu(Conv(8, 4, 2)(x))).reshape(x.shape[0], -1)
         return Seen(Dense(1)(MinibatchDiscrimination(4, 2)(h))[:, 0], h)
 
 
 def minibatch():
-    critic = Referenced(MinibatchCritic(), 8)
-    return zoo_gan(critic, objective=heads.feature_matching(games.smoothed(games.non_saturating())))
+    objective = heads.feature_matching(games.smoothed(games.non_saturating()))
+    return zoo_gan(MinibatchCritic(), objective=objective)
 
 
 def big():
@@ -166,7 +174,7 @@ ZOO = {
     "began": Kind(began),
     "ada": Kind(ada),
     "minibatch": Kind(minibatch),
-    "big": Kind(big, ("critic", "critic", "generator"), data="classes"),
+    "big": Kind(big, data="classes"),
     "diffusion": Kind(diffusion, data="points"),
     "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
     "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
