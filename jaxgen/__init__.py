@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxgen.loop import fit
+    from jaxgen.loop import fit, fit_stages
     from jaxgen.metrics.evaluation import evaluate, samples
     from jaxgen.runs import Experiment, load, load_experiment
     from jaxgen.sampling import (
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Experiment": "runs",
     "fit": "loop",
+    "fit_stages": "loop",
     "load": "runs",
     "load_experiment": "runs",
     "evaluate": "metrics.evaluation",
@@ -57,6 +58,7 @@ __all__ = [
     "encode",
     "evaluate",
     "fit",
+    "fit_stages",
     "generate",
     "grid",
     "interpolate",

@@ -96,6 +96,21 @@ def watch(store: checkpoint.Store, every: int) -> Hook:
     return Hook(every, call)
 
 
+def look(every: int) -> Hook:
+    """The game's signs of going wrong, in the record as 0 or 1, and in a line where one appears."""
+    before: dict[str, bool] = {}
+
+    def call(moment: Moment) -> dict[str, float]:
+        for name, sign in moment.exp.game.signs.items():
+            now = sign.found(moment.metrics)
+            if now and not before.get(name) and moment.chief:
+                notice(f"jaxgen: note: step {moment.step}: {sign.line}; training goes on")
+            before[name] = now
+        return {f"sign/{name}": float(found) for name, found in before.items()}
+
+    return Hook(every, call)
+
+
 @contextlib.contextmanager
 def going_on(what: str) -> Iterator[None]:
     """What could not be written is said in a line. Of several processes one alone may have failed: these stop."""

@@ -26,6 +26,7 @@ from jaxgen.hooks import (
     draw,
     due,
     final_picture,
+    look,
     missing_picture,
     no_picture,
     picture,
@@ -119,6 +120,21 @@ def fit(
     if chief:
         notice(records.summary(folder, missing_picture(exp, folder)))
     return state
+
+
+def fit_stages(make: Callable[[int], Experiment], count: int, workdir: str | Path, **options: Any) -> TrainState:
+    """Train `make(0)`, `make(1)`, ..., each in its own folder of `workdir`, 0, 1, ..., and beginning with the
+    parameters of the one before (the averaged ones, where there are any); the last one's state.
+
+    Interrupted, the same call goes on in the stage that was interrupted. options: of `fit`; a `start` is the first
+    stage's. Raises what `fit` raises, and InputError for no stage.
+    """
+    check(count >= 1, f"there is at least one stage, not {count}")
+    folder, start = Path(workdir), options.pop("start", None)
+    for stage in range(count):
+        state = fit(make(stage), folder / str(stage), start=start, **options)
+        start = folder / str(stage)
+    return state  # type: ignore[possibly-unbound]
 
 
 def _train(moment: Moment, calls: Calls, every: Sequence[Hook], stop: signals.Stop, lock: files.Lock) -> TrainState:
@@ -252,7 +268,15 @@ def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own
     scored = [] if best is None else [score(best, best.scoring.every)]
     measured = [aside(hook, records) for hook in (*scored, *own)]
     drawn = [] if no_picture(exp) else [aside(draw(exp.sample_every), records)]
-    return [*measured, record(records, exp.log_every), watch(store, exp.log_every), save(store, exp.save_every), *drawn]
+    seen = [look(exp.log_every)] if exp.game.signs else []
+    return [
+        *measured,
+        *seen,
+        record(records, exp.log_every),
+        watch(store, exp.log_every),
+        save(store, exp.save_every),
+        *drawn,
+    ]
 
 
 def _check_scoring(folder: Path, scoring: Scoring, exp: Experiment) -> None:

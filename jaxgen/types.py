@@ -71,17 +71,30 @@ Loss = Callable[[Tree, Tree, Turn, Batch], tuple[Array, tuple[dict, Tree]]]
 """`loss(params, extra, turn, batch) -> (loss [B], (metrics, extra))`."""
 
 
+class Sign(NamedTuple):
+    """A sign that training goes wrong.
+
+    found  (metrics of a record) -> whether they show it
+    line   what it means, in words
+    """
+
+    found: Callable[[Mapping[str, float]], bool]
+    line: str
+
+
 class Game(NamedTuple):
     """All that training needs to know.
 
     init    (key, batch: a real first minibatch) -> (params: {group: tree}, extra)
     losses  {player: Loss}: each player follows the gradient of its own loss in its own group of parameters
     check   (batch, as a data set gives it) -> None, or InputError for data that the game does not take
+    signs   {name: Sign}, looked for at each record: a run that shows one says so, and goes on
     """
 
     init: Callable[[Array, Batch], tuple[dict[str, Tree], Tree]]
     losses: Mapping[Player, Loss]
     check: Callable[[Batch], None] = lambda batch: None
+    signs: Mapping[str, Sign] = {}
 
 
 class Prediction(NamedTuple):

@@ -27,11 +27,17 @@ def train(path: str, argv: Sequence[str]) -> None:
     check_arguments(options, options)
     given = {name: value for name, value in given.items() if value is not None or name not in KEYWORDS}
     folder = Path(options["workdir"] or Path("runs") / Path(path).stem)
+    count = options["stages"]
+    growing = "stage" in inspect.signature(function).parameters
+    check(count is None or growing, f"--stages trains an experiment with stage=0, 1, ...: {path} has no such keyword")
     with joined(folder, options["coordinator"], options["processes"], options["process"]):
-        exp = runs.load_experiment(path, **given)
         scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
         start = None if options["start"] is None else grafts.parse(options["start"])
-        loop.fit(exp, folder, layout=options["layout"], start=start, scoring=scoring)
+        how = {"layout": options["layout"], "start": start, "scoring": scoring}
+        if count is None:
+            loop.fit(runs.load_experiment(path, **given), folder, **how)
+        else:
+            loop.fit_stages(lambda i: runs.load_experiment(path, **{**given, "stage": i}), count, folder, **how)
 
 
 def _scoring(metric: str | None, every: int, n: int, extractor: str) -> Any:
@@ -47,6 +53,7 @@ def _run_options(
     workdir: str | None = None,
     layout: Layout = "one",
     start: str | None = None,
+    stages: int | None = None,
     score: str | None = None,
     score_every: int = 1000,
     score_n: int = 2000,
@@ -64,6 +71,7 @@ RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
     "start": "folder of a run of the same networks, whose parameters a new run begins with; or GROUP=RUN,GROUP=RUN",
+    "stages": "train this experiment with --stage 0, 1, ..., each beginning with the one before, in folders 0, 1, ...",
     "score": "fid, kid, recall, ...: score samples while training and keep the best state in the run's folder best",
     "score_every": "in steps",
     "score_n": "samples a score",

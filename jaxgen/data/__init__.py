@@ -14,7 +14,16 @@ from jaxgen.data import attributes, celeb_a, cifar10, digits, folder, mnist, npz
 from jaxgen.data.dataset import Dataset, in_memory
 from jaxgen.data.described import find, note, stand_in
 from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
-from jaxgen.data.subsets import balanced, class_numbers, labelled, labels_of, only_classes, subset, without_classes
+from jaxgen.data.subsets import (
+    balanced,
+    class_numbers,
+    labelled,
+    labels_of,
+    only_classes,
+    shrunk,
+    subset,
+    without_classes,
+)
 from jaxgen.inputs import is_folder
 from jaxgen.types import InputError, check
 
@@ -34,6 +43,7 @@ __all__ = [
     "other_split",
     "prepare",
     "reader",
+    "shrunk",
     "subset",
     "to_uint8",
     "without_classes",

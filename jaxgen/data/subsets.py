@@ -46,6 +46,27 @@ def labelled(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     return dataset._replace(take=lambda indices: Batch(dataset.take(indices).x, labels[indices]))
 
 
+def shrunk(dataset: Dataset, times: int) -> Dataset:
+    """Images 2^times times smaller, each pixel the mean of those in its place, rounded: the data of an earlier stage of
+    a progressive GAN. InputError for what is no image or has sides that do not halve so often."""
+    check(times >= 0, f"images are halved 0, 1, ... times, not {times}")
+    check(
+        len(dataset.shape) == 3, f"{dataset.name} has no images [H, W, C] to shrink, its examples are {dataset.shape}"
+    )
+    height, width, channels = dataset.shape
+    by = 2**times
+    check(height % by == width % by == 0, f"images of {height}x{width} cannot be halved {times} times: choose fewer")
+    shape = (height // by, width // by, channels)
+
+    def take(indices: np.ndarray) -> Batch:
+        batch = dataset.take(indices)
+        x = np.asarray(batch.x).reshape(-1, shape[0], by, shape[1], by, channels).astype(np.float32).mean((2, 4))
+        whole = np.issubdtype(batch.x.dtype, np.integer)
+        return batch._replace(x=np.rint(x).astype(batch.x.dtype) if whole else x)
+
+    return dataset._replace(shape=shape, take=take) if times else dataset
+
+
 def balanced(dataset: Dataset, n: int, seed: int = 0) -> np.ndarray:
     """Indices [n] of examples drawn from (seed, class) by Philox, as many of each class as of any other, to within one.
 

@@ -26,6 +26,7 @@ from jaxgen.types import (
     Predict,
     Prediction,
     Seen,
+    Sign,
     Tree,
     Turn,
     check,
@@ -74,8 +75,34 @@ def gan(
 
         return generate
 
-    game = Game(parts.init, losses, partial(check_condition, condition))
+    game = Game(parts.init, losses, partial(check_condition, condition), SIGNS)
     return Model(game, parts.prior, predict, one_shot, condition=condition)
+
+
+SIGNS = {
+    "critic_sure": Sign(
+        lambda metrics: metrics["critic/ranked"] > 0.999,
+        "the critic scores every real image above every generated one: a weaker critic, a penalty or noise may help",
+    ),
+    "no_gradient": Sign(
+        lambda metrics: metrics["generator/grad_norm"] < 1e-6,
+        "the generator's gradient has vanished: it learns nothing more",
+    ),
+    "collapse": Sign(
+        lambda metrics: metrics["critic/diversity"] < 0.1,
+        "generated images differ from each other by less than a tenth of what real ones do: the modes have collapsed",
+    ),
+}
+
+
+def spread(x: Array, turn: Turn) -> Array:
+    """The standard deviation over a minibatch, averaged over pixels, []."""
+    return jnp.mean(jnp.std(turn.gather(x).astype(jnp.float32), axis=0))
+
+
+def ranked(real: Seen, fake: Seen, turn: Turn) -> Array:
+    """The share of pairs in which the real image has the higher score, [B]: 1 for a critic that is never wrong."""
+    return jnp.mean(real.score[:, None] > turn.gather(fake.score)[None, :], axis=1, dtype=jnp.float32)
 
 
 class Generator(NamedTuple):
@@ -167,6 +194,7 @@ class Parts(NamedTuple):
         loss = objective.critic(real, fake, turn)
         metrics = {"score_real": real.score, "score_fake": fake.score, **objective.report(real, fake, turn)}
         metrics |= self.augmentation.report(state_of(extra, "augmentation"))
+        metrics |= {"ranked": ranked(real, fake, turn), "diversity": spread(x, turn) / spread(batch.x, turn)}
         if self.penalties:
             paid = self.penalty(params, extra, _again(turn, 3), batch, x)
             loss, metrics = loss + paid, {**metrics, "penalty": paid}

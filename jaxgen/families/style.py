@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
 from jaxgen.families.common import check_latent, folded
-from jaxgen.families.gan import CRITIC, GENERATOR, Generator, Parts
+from jaxgen.families.gan import CRITIC, GENERATOR, SIGNS, Generator, Parts
 from jaxgen.losses.adversarial import Objective, non_saturating, stateful
 from jaxgen.losses.augmentation import Augmentation, no_augmentation
 from jaxgen.losses.information import Codes
@@ -156,7 +156,7 @@ def style_gan(
     def decode(params: Tree, extra: Tree, keys: Keys, w: Array, condition: Tree) -> Array:
         return style.draw(params[GENERATOR], extra[GENERATOR], w, keys)[0]
 
-    game = Game(init, losses, partial(check_condition, condition))
+    game = Game(init, losses, partial(check_condition, condition), SIGNS)
     return Model(game, parts.prior, predict, one_shot, decode, condition=condition)
 
 

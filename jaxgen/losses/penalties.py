@@ -80,6 +80,13 @@ def _slope(score: Score, x: Array) -> Array:
     return jnp.sqrt(total(jnp.square(input_gradient(score, x))) + 1e-12)
 
 
+def drift(weight: float = 1e-3) -> Penalty:
+    """weight D(x)^2 at real images, which keeps the score of a Wasserstein critic from drifting away (Karras et al.
+    2017, arXiv:1710.10196, appendix A.1)."""
+    check(weight >= 0, f"the weight of the drift must not be negative, it is {weight}")
+    return lambda score, real, fake, turn: weight * jnp.square(score(real))
+
+
 def lazy(penalty: Penalty, every: int) -> Penalty:
     """`penalty`, `every` times as large, at steps 0, every, 2 every, ... and nothing in between: the same on average at
     a fraction of the cost (Karras et al. 2019, arXiv:1912.04958, section 3.1 and appendix B; they rescale Adam's
