@@ -52,6 +52,7 @@ class Game(NamedTuple):
 
     loss: adversarial.Objective
     norm: bool = True  # batch normalisation in the critic, which penalties on each image's gradient forbid
+    spectral: bool = False  # spectral normalisation instead
     heads: Heads | None = None
     classes: int | None = None
     condition: bool = False
@@ -86,40 +87,34 @@ GAMES: dict[str, Game] = {
     "hinge": Game(adversarial.hinge()),
     "rpgan": Game(adversarial.relativistic()),
     "ebgan": Game(heads.energy(0.2, pull_away=0.1), autoencoder=2),
-    "began": Game(heads.began(0.7), autoencoder=1),
+    "began": Game(heads.began(0.7), autoencoder=1, optimizer=lambda: optax.adam(1e-4, b1=0.5)),
     "conditional": Game(NS, classes=10, condition=True),
-    "projection": Game(adversarial.hinge(), heads=Heads(projection=True), classes=10, condition=True),
-    "acgan": Game(heads.auxiliary_classifier(NS), heads=Heads(logits=10), condition=True, blind=True),
+    "projection": Game(adversarial.hinge(), spectral=True, heads=Heads(projection=True), classes=10, condition=True),
+    "acgan": Game(heads.auxiliary_classifier(NS), spectral=True, heads=Heads(logits=10), condition=True, blind=True),
     "infogan": Game(information.information(NS, CODES), heads=Heads(codes=CODES.outputs), latent=CODES),
-    "semi_supervised": Game(
-        heads.feature_matching(heads.semi_supervised(NS)), heads=Heads(logits=10, joint=True), norm=False
-    ),
+    "semi_supervised": Game(heads.semi_supervised(NS), spectral=True, heads=Heads(logits=10, joint=True)),
     "pacgan": Game(NS, pack=2),
     "r3gan_loss": Game(adversarial.relativistic(), norm=False, paid=(penalties.r1(1.0), penalties.r2(1.0))),
 }
 
 
 class SmallCritic(nn.Module):
-    """DCGAN's critic, with what tricks put into it: a layer for the minibatch, virtual or spectral normalisation."""
+    """DCGAN's critic, with what tricks put into it: a layer for the minibatch, or virtual batch normalisation."""
 
     kind: str
 
     @nn.compact
     def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
-        weight = spectral if self.kind == "spectral_norm" else None
-        h = nn.leaky_relu(Conv(WIDTH, 4, 2, weight=weight)(x), 0.2)
-        h = Conv(2 * WIDTH, 4, 2, weight=weight)(h)
-        if self.kind == "virtual_batch_norm":
-            h = VirtualBatchNorm(REFERENCE)(h)
-        elif self.kind != "spectral_norm":
-            h = BatchNorm()(h, train)
+        h = nn.leaky_relu(Conv(WIDTH, 4, 2)(x), 0.2)
+        h = Conv(2 * WIDTH, 4, 2)(h)
+        h = VirtualBatchNorm(REFERENCE)(h) if self.kind == "virtual_batch_norm" else BatchNorm()(h, train)
         h = nn.leaky_relu(h, 0.2)
         if self.kind == "minibatch_std":
             h = nn.leaky_relu(Conv(2 * WIDTH)(MinibatchStd()(h)), 0.2)
         h = h.reshape(h.shape[0], -1)
         if self.kind == "minibatch_discrimination":
             h = MinibatchDiscrimination()(h)
-        return Dense(1, weight=weight)(h)[:, 0]
+        return Dense(1)(h)[:, 0]
 
 
 def critic_of(game: Game, trick: str):
@@ -127,13 +122,14 @@ def critic_of(game: Game, trick: str):
     if game.autoencoder:
         autoencoder = ConvEncoder(32, WIDTH, 128, 2), ConvDecoder((8, 8, 1), WIDTH, 128, 2)
         return network(AutoencoderCritic(*autoencoder, order=game.autoencoder))
-    if trick in ("minibatch_discrimination", "minibatch_std", "spectral_norm"):
+    if trick in ("minibatch_discrimination", "minibatch_std"):
         return network(SmallCritic(trick))
     if trick == "virtual_batch_norm":
         return network(Referenced(SmallCritic(trick), REFERENCE))
     wanted = Heads() if trick == "feature_matching" and game.heads is None else game.heads
-    norm = game.norm and trick not in ("r1", "lazy_r1")
-    found = network(DCGANCritic(WIDTH, 2, classes=game.classes, norm=norm, heads=wanted))
+    norm = game.norm and not game.spectral and trick not in ("r1", "lazy_r1", "spectral_norm")
+    weight = spectral if game.spectral or trick == "spectral_norm" else None
+    found = network(DCGANCritic(WIDTH, 2, classes=game.classes, norm=norm, heads=wanted, weight=weight))
     return unconditioned(found) if game.blind else found
 
 

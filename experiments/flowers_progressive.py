@@ -9,7 +9,7 @@ from jaxgen import Experiment, data, families
 from jaxgen.families.growing import fading
 from jaxgen.losses import adversarial, penalties
 from jaxgen.nets import network
-from jaxgen.nets.progressive import ProgressiveCritic, ProgressiveGenerator, stages
+from jaxgen.nets.progressive import ProgressiveCritic, ProgressiveGenerator, shrinks
 
 
 def experiment(
@@ -42,7 +42,7 @@ def experiment(
         objective=adversarial.wasserstein(),
         penalties=(penalties.gradient_penalty(10.0), penalties.drift(1e-3)),
     )
-    small = data.shrunk(images, stages(shape) - 1 - stage)
+    small = data.shrunk(images, shrinks(shape, stage))
     adam = optax.adam(1e-3, b1=0.0, b2=0.99)
     return Experiment(
         fading(model, steps // 2 if stage else 0),

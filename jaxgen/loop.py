@@ -126,13 +126,14 @@ def fit_stages(make: Callable[[int], Experiment], count: int, workdir: str | Pat
     """Train `make(0)`, `make(1)`, ..., each in its own folder of `workdir`, 0, 1, ..., and beginning with the
     parameters of the one before (the averaged ones, where there are any); the last one's state.
 
+    make: gives experiments made from a file, `load_experiment(path, stage=...)`, so that a stage finds the one before.
     Interrupted, the same call goes on in the stage that was interrupted. options: of `fit`; a `start` is the first
     stage's. Raises what `fit` raises, and InputError for no stage.
     """
     check(count >= 1, f"there is at least one stage, not {count}")
     folder, start = Path(workdir), options.pop("start", None)
-    for stage in range(count):
-        state = fit(make(stage), folder / str(stage), start=start, **options)
+    for stage, exp in enumerate([make(stage) for stage in range(count)]):  # a stage that cannot be is refused first
+        state = fit(exp, folder / str(stage), start=start, **options)
         start = folder / str(stage)
     return state  # type: ignore[possibly-unbound]
 

@@ -148,14 +148,15 @@ def _update(
 
 
 def average(state: TrainState, decay: float) -> Average:
-    """ema <- d ema + (1 - d) now, d = min(decay, (1 + n) / (10 + n)) after n steps: the warm-up forgets the
-    initialisation soon. Of the players' parameters and of `extra`, whose integers and `COPIED` are copied."""
+    """ema <- ema + (1 - d) (now - ema), d = min(decay, (1 + n) / (10 + n)) after n steps: the warm-up forgets the
+    initialisation soon, and what does not move is its own average, to the last bit. Of the players' parameters and of
+    `extra`, whose integers and `COPIED` are copied."""
     n = state.step.astype(jnp.float32) + 1.0
     d = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
 
     def mean(path: tuple, old: Array, new: Array) -> Array:
         copied = any(getattr(part, "key", None) in COPIED for part in path)
-        return d * old + (1.0 - d) * new if _floating(new) and not copied else new
+        return old + (1.0 - d) * (new - old) if _floating(new) and not copied else new
 
     assert state.ema is not None
     now = Average({player: state.params[player] for player in state.ema.params}, state.extra)

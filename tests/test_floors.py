@@ -19,6 +19,7 @@ FLOORS = {
     "data": 1,
     "losses": 1,
     "nets": 1,
+    "optimizers": 1,
     "processes": 1,
     "torch_file": 1,
     "families": 2,

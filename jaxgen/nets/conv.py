@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.nets.heads import Heads, seen
-from jaxgen.nets.layers import Classes, Condition, Conv, ConvTranspose, Dense, Dtype, joined, separated
+from jaxgen.nets.layers import Classes, Condition, Conv, ConvTranspose, Dense, Dtype, Weight, joined, separated
 from jaxgen.nets.norms import BatchNorm
 from jaxgen.nets.primitives import constant_std, std_init
 from jaxgen.types import Array, Seen, Tree
@@ -88,7 +88,7 @@ class DCGANCritic(nn.Module):
     channels, an image to condition on as channels.
 
     heads: what it gives besides, `Seen` with the last hidden layer as features [B, F]; with `Heads(projection=True)` a
-    label joins the score alone.
+    label joins the score alone. weight: `weights.spectral`, instead of the batch normalisation (norm=False).
     """
 
     width: int = 64
@@ -96,6 +96,7 @@ class DCGANCritic(nn.Module):
     classes: Classes = None
     norm: bool = True
     heads: Heads | None = None
+    weight: Weight | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -109,10 +110,11 @@ class DCGANCritic(nn.Module):
         h = joined(joined(x, picture), c)
         for i, width in enumerate(widths(self.width, count)):
             norm = self.norm and i > 0
-            h = Conv(width, 4, 2 if count else 1, bias=not norm, kernel_init=DCGAN_INIT, dtype=self.dtype)(h)
+            layer = partial(Conv, bias=not norm, kernel_init=DCGAN_INIT, weight=self.weight, dtype=self.dtype)
+            h = layer(width, 4, 2 if count else 1)(h)
             h = nn.leaky_relu(BatchNorm(dtype=self.dtype)(h, train) if norm else h, 0.2)
         h = h.reshape(h.shape[0], -1)
-        dense = partial(Dense, kernel_init=DCGAN_INIT, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=DCGAN_INIT, weight=self.weight, dtype=self.dtype)
         found = seen(self.heads or Heads(), h, rest, self.classes, dense)
         return found.score if self.heads is None else found
 

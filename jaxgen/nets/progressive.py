@@ -37,6 +37,12 @@ def size_at(shape: Sequence[int], stage: int) -> tuple[int, int]:
     return shape[0] >> (last - stage), shape[1] >> (last - stage)
 
 
+def shrinks(shape: Sequence[int], stage: int) -> int:
+    """How often images of the full size are halved for a stage: `data.shrunk(images, shrinks(images.shape, stage))`."""
+    size_at(shape, stage)
+    return stages(shape) - 1 - stage
+
+
 def alpha(module: nn.Module) -> Array:
     """The share of the newest scale: the module's state."""
     return module.variable("fade", "alpha", lambda: jnp.ones(())).value

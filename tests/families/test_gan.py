@@ -7,6 +7,7 @@ import optax
 import pytest
 from _functions import drawn, losses_of
 
+from jaxgen import Experiment, data, fit
 from jaxgen.conditions import labels
 from jaxgen.families import gan
 from jaxgen.families.gan import packed, unpacked
@@ -15,6 +16,7 @@ from jaxgen.losses.adversarial import Adversarial, Stateful, non_saturating, was
 from jaxgen.losses.augmentation import instance_noise
 from jaxgen.losses.penalties import lazy, r1
 from jaxgen.nets import Network
+from jaxgen.records import read
 from jaxgen.training import init_state, make_step
 from jaxgen.types import Batch, InputError, Seen
 
@@ -284,3 +286,33 @@ def test_labels_of_the_data_reach_an_objective_whose_networks_do_not_see_them():
     right = np.argmax(np.float64(X @ params["critic"])[:3, 1:4], -1) == np.arange(3)
     np.testing.assert_allclose(np.mean(metrics["accuracy"]), right.mean(), rtol=1e-5)
     assert all(condition is None for condition in seen)
+
+
+# --- a game that goes wrong ------------------------------------------------------------------------------------------
+
+
+def test_the_metrics_that_signs_are_read_from():
+    _, (metrics, _) = LOSSES["critic"](PARAMS, EXTRA, KEYS, Batch(X))
+    fake = np.float64(MODEL.prior({}, {}, KEYS, None) @ PARAMS["generator"])
+    spread = [np.std(x, axis=0).mean() for x in (fake, np.float64(X))]
+    np.testing.assert_allclose(metrics["diversity"], spread[0] / spread[1], rtol=1e-5)
+    scores = np.float64(X) @ PARAMS["critic"], fake @ PARAMS["critic"]
+    np.testing.assert_allclose(np.mean(metrics["ranked"]), np.mean(scores[0][:, None] > scores[1][None]), rtol=1e-6)
+
+
+def test_signs_are_in_the_records_and_said_once(tmp_path, capsys):
+    """A generator of one image, a critic that never errs; both players rest after that, so that no gradient is left."""
+    still = Network(lambda key, z, c: (jnp.zeros(DIMS), {}), lambda p, s, z, c, train=False: (z[:, :1] * 0 + p, s))
+    sure = Network(lambda key, x, c: (jnp.ones(()), {}), lambda p, s, x, c, train=False: (p * jnp.sum(x * x, 1), s))
+    points = data.in_memory("points", "train", np.asarray(X) + 3.0)
+    players = {"critic": optax.sgd(0.0), "generator": optax.sgd(0.0)}
+    exp = Experiment(gan(still, sure, LATENT), players, points, 4, 30, log_every=10, sample_every=30, save_every=30)
+    fit(exp, tmp_path / "run", progress=False)
+    err = capsys.readouterr().err
+    for line in ("scores every real image above", "gradient has vanished", "the modes have collapsed"):
+        assert err.count(line) == 1 and err.count("jaxgen: note: step 10: ") == 3
+    for record in read(tmp_path / "run"):
+        assert {record[f"sign/{name}"] for name in ("critic_sure", "no_gradient", "collapse")} == {1.0}
+    healthy = MODEL.game.signs
+    fine = {"critic/ranked": 0.8, "generator/grad_norm": 0.1, "critic/diversity": 0.9}
+    assert not any(sign.found(fine) for sign in healthy.values())
