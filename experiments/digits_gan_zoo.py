@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
+from PIL import Image
 
 from jaxgen import Experiment, data, families, fit, optimizers, sample
 from jaxgen.conditions import labels
@@ -236,18 +238,38 @@ def measured(
     return found
 
 
+def row_of(objective: Objective, trick: Trick, rows: list[dict]) -> list[str]:
+    """A row of the table: means over seeds and their standard deviation."""
+    cells = [f"{objective}" if trick == "none" else trick]
+    for name in ("fid", "precision", "recall", "classes", "right_class"):
+        values = [row[name] for row in rows if name in row]
+        cells.append(f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if values else "")
+    return cells
+
+
+def draw(folder: Path) -> Path:
+    """Samples of the first seed of every setting, side by side."""
+    figure = Figure(figsize=(18, 14), dpi=60)
+    for axes, (objective, trick) in zip(figure.subplots(6, 6).flat, SETTINGS, strict=False):
+        axes.imshow(Image.open(folder / f"{objective}-{trick}-0" / "grid.png"), cmap="gray")
+        axes.set_title(objective if trick == "none" else trick)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(folder / "grid.png")
+    return folder / "grid.png"
+
+
 def main(folder: Path, seeds: int = 3) -> None:
-    """Train, score and tabulate."""
+    """Train, score, tabulate and draw."""
     train, test = data.load("digits"), data.load("digits", "test")
     extractor = referee(train, test)
     reals = extract(extractor, train).vectors
+    print("| | FID | precision | recall | classes | right class |\n|---|---|---|---|---|---|")
     for objective, trick in SETTINGS:
         rows = [measured(objective, trick, seed, folder, extractor, reals) for seed in range(seeds)]
-        cells = []
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            cells.append(f"{name} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
-        print(f"{objective:16s} {trick:24s} " + "  ".join(cells), flush=True)
+        print(f"| {' | '.join(row_of(objective, trick, rows))} |", flush=True)
+    print(draw(folder))
 
 
 if __name__ == "__main__":

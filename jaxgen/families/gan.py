@@ -144,7 +144,14 @@ class Parts(NamedTuple):
         check(fake == batch.x.shape, f"the generator makes {fake[1:]}, the data are {shape}: change one")
         x = packed(batch.x, self.pack)
         d, d_stats = self.critic.init(for_critic, x, c)
-        self.check_critic(jax.eval_shape(lambda: self.judged(batch, self.critic.apply(d, d_stats, x, c)[0], c)), x)
+
+        def tried() -> Array:
+            real = self.judged(batch, self.critic.apply(d, d_stats, x, c)[0], c)
+            self.check_critic(real, x)
+            objective = self.objective.at(self.objective.init())
+            return objective.critic(real, real._replace(condition=c, noise=z), at)
+
+        jax.eval_shape(tried)  # what the objective cannot read is refused before anything is compiled
         states = {"objective": {"state": self.objective.init()}, "augmentation": {"state": self.augmentation.init()}}
         carried = {name: state for name, state in states.items() if jax.tree.leaves(state)}
         return {CRITIC: d, GENERATOR: g}, {CRITIC: d_stats, GENERATOR: g_stats, **carried}
@@ -153,7 +160,7 @@ class Parts(NamedTuple):
         """InputError for a critic that does not give one score an example, or not what the objective reads."""
         shape = real.score.shape
         check(shape == x.shape[:1], f"the critic gives {shape[1:]} an example, not one score (): change its output")
-        reads = self.objective.at(jax.eval_shape(self.objective.init)).reads
+        reads = self.objective.at(self.objective.init()).reads
         missing = sorted({name for name in reads if getattr(real, name) is None})
         check("condition" not in missing, "this objective reads labels, and the data have none: choose labelled ones")
         check(not missing, f"this objective reads the critic's {', '.join(missing)}, which gives none: add heads")

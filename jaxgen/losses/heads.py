@@ -163,7 +163,11 @@ def _flat(features: Array | None) -> Array:
 
 
 def _cross_entropy(seen: Seen) -> Array:
-    """-log P(c | x), nats [B]; of a label below 0 some number, which the caller leaves out."""
+    """-log P(c | x), nats [B]; of a label below 0 some number, which the caller leaves out. InputError for what is no
+    label."""
+    label = seen.condition
+    is_label = isinstance(label, jax.Array) and label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer)
+    check(is_label, "this objective reads labels, int [B], and these data have other conditions: choose labelled ones")
     log_p = jax.nn.log_softmax(_flat(seen.logits))
     return -jnp.take_along_axis(log_p, jnp.maximum(seen.condition, 0)[:, None], axis=-1)[:, 0]
 

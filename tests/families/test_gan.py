@@ -246,6 +246,13 @@ def test_a_critic_without_what_the_objective_reads_is_refused_before_anything_is
         (classes, plain, jnp.arange(6) % 3, "reads the critic's logits, which gives none"),
         (features, plain, None, "reads the critic's features, which gives none"),
         (classes, counted((DIMS, 5), headed), None, "reads labels, and the data have none"),
+        (classes, counted((DIMS, 5), headed), jnp.ones((6, 2)), "reads labels, int .B., and these data have other"),
+        (
+            information.information(non_saturating(), information.Codes(0, (2,))),
+            counted((DIMS, 5), headed),
+            None,
+            "gives 1 numbers for codes, these need 2",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             gan(net, critic, LATENT, objective=objective).game.init(jax.random.key(0), Batch(X, label))
