@@ -62,14 +62,20 @@ def main() -> None:
 
 def _row(name: str, attack: Callable, seeds: range, folder: Path) -> None:
     began, total = time.monotonic(), [0, 0, 0]
-    for seed in seeds:
+
+    def row(number: int) -> str:
+        seconds = time.monotonic() - began
+        return f"{name:8} {number:7,} {total[0]:6} {total[1]:7} {total[2]:10} {seconds:8.0f}"
+
+    for number, seed in enumerate(seeds):
+        if number and number % 10 == 0:
+            print(f"{row(number)}  so far", flush=True)
         with tempfile.TemporaryDirectory(dir=folder) as where:
             found = attack(seed, Path(where))
         total = [n + bad for n, bad in zip(total, found[:3], strict=True)]
         if found.bad:
             print(f"  {name}, seed {seed}: {found}", flush=True)
-    seconds = time.monotonic() - began
-    print(f"{name:8} {len(seeds):7,} {total[0]:6} {total[1]:7} {total[2]:10} {seconds:8.0f}", flush=True)
+    print(row(len(seeds)), flush=True)
 
 
 if __name__ == "__main__":
