@@ -60,13 +60,7 @@ def gan(
     pack: the critic judges so many images at a time, [B / pack, ..., pack C], all real or all generated (Lin et al.
     2018, arXiv:1712.04086, section 3, PacGAN); it needs an unconditional model and a minibatch that it divides.
     """
-    codes = Codes(latent) if isinstance(latent, int) else latent
-    check_latent(codes.size)
-    check(pack >= 1, f"a critic judges 1, 2, ... images at a time, not {pack}")
-    check(pack == 1 or condition is None, "packed images have no label of their own: leave out pack or the condition")
-    aug = no_augmentation() if augmentation is None else augmentation
-    v = stateful(non_saturating() if objective is None else objective)
-    parts = Parts(plain(generator), critic, codes, v, tuple(penalties), aug, condition, pack)
+    parts = parts_of(plain(generator), critic, latent, objective, penalties, augmentation, condition, pack)
     losses = {CRITIC: parts.critic_loss, GENERATOR: parts.generator_loss}
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
@@ -96,8 +90,13 @@ SIGNS = {
 
 
 def spread(x: Array, turn: Turn) -> Array:
-    """The standard deviation over a minibatch, averaged over pixels, []."""
-    return jnp.mean(jnp.std(turn.gather(x).astype(jnp.float32), axis=0))
+    """The standard deviation over a minibatch, averaged over pixels, []. Two means are gathered, not the images."""
+
+    def mean(v: Array) -> Array:
+        return jnp.mean(turn.gather(jnp.mean(v, axis=0, keepdims=True)), axis=0)
+
+    x = x.astype(jnp.float32)
+    return jnp.mean(jnp.sqrt(jnp.maximum(mean(jnp.square(x)) - jnp.square(mean(x)), 0.0)))
 
 
 def ranked(real: Seen, fake: Seen, turn: Turn) -> Array:
@@ -228,6 +227,26 @@ class Parts(NamedTuple):
         real, fake, _, stats = self.scores(params, extra, turn, batch)
         loss = self.objective.at(state_of(extra, "objective")).generator(real, fake, turn)
         return loss, ({}, {**extra, GENERATOR: stats[GENERATOR]})
+
+
+def parts_of(
+    generator: Generator,
+    critic: Network,
+    latent: int | Codes,
+    objective: Objective | None,
+    penalties: Sequence[Penalty],
+    augmentation: Augmentation | None,
+    condition: Conditioner | None,
+    pack: int = 1,
+) -> Parts:
+    """The parts of a game, with what is there by default; arguments as of `gan`."""
+    codes = Codes(latent) if isinstance(latent, int) else latent
+    check_latent(codes.size)
+    check(pack >= 1, f"a critic judges 1, 2, ... images at a time, not {pack}")
+    check(pack == 1 or condition is None, "packed images have no label of their own: leave out pack or the condition")
+    aug = no_augmentation() if augmentation is None else augmentation
+    v = stateful(non_saturating() if objective is None else objective)
+    return Parts(generator, critic, codes, v, tuple(penalties), aug, condition, pack)
 
 
 def packed(x: Array, m: int) -> Array:

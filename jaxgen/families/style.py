@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
-from jaxgen.families.common import check_latent, folded
-from jaxgen.families.gan import CRITIC, GENERATOR, SIGNS, Generator, Parts
-from jaxgen.losses.adversarial import Objective, non_saturating, stateful
-from jaxgen.losses.augmentation import Augmentation, no_augmentation
-from jaxgen.losses.information import Codes
+from jaxgen.families.common import folded
+from jaxgen.families.gan import CRITIC, GENERATOR, SIGNS, Generator, Parts, parts_of
+from jaxgen.losses.adversarial import Objective
+from jaxgen.losses.augmentation import Augmentation
 from jaxgen.losses.penalties import Penalty
 from jaxgen.nets import Network
 from jaxgen.types import (
@@ -127,7 +126,6 @@ def style_gan(
 
     A sample's noise inputs are drawn with its key, its w by `predict`: guidance changes w, `decode` is the synthesis.
     """
-    check_latent(latent)
     check(0 <= mixing <= 1, f"mixing is a share of the images, it is {mixing}")
     check(0 <= beta < 1, f"beta is the decay of a mean, at least 0 and below 1, it is {beta}")
     check(layers >= 1, f"a synthesis has at least one style, not {layers}")
@@ -138,9 +136,7 @@ def style_gan(
         return style.draw(params, stats, w, folded(turn.keys, 13), train=True)
 
     from_styles = Generator(style.init, draw)
-    v = stateful(non_saturating() if objective is None else objective)
-    aug = no_augmentation() if augmentation is None else augmentation
-    parts = Parts(from_styles, critic, Codes(latent), v, tuple(penalties), aug, condition, 1)
+    parts = parts_of(from_styles, critic, latent, objective, penalties, augmentation, condition)
     init, generator_loss = parts.init, parts.generator_loss
     if path_length is not None:
         init, generator_loss = regularised(parts, style, path_length)

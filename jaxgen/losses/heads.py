@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxgen.losses.adversarial import Adversarial, Objective, Stateful, changed
+from jaxgen.losses.adversarial import Adversarial, Objective, Stateful, changed, of_halves
 from jaxgen.losses.likelihood import total
 from jaxgen.types import Array, Seen, Tree, Turn, check
 
@@ -101,13 +101,13 @@ def energy(margin: float, pull_away: float = 0.0) -> Adversarial:
     def generator(real: Seen, fake: Seen, turn: Turn) -> Array:
         return -fake.score + (pull_away * pulling_away(fake.features, turn) if pull_away else 0.0)
 
-    return Adversarial(
-        lambda real, fake, turn: -real.score + jax.nn.relu(margin + fake.score),
-        generator,
-        (lambda real: -real.score, lambda fake: jax.nn.relu(margin + fake.score)),
-        lambda real, fake, turn: {"energy_real": -real.score, "energy_fake": -fake.score},
-        ("features",) if pull_away else (),
-    )
+    base = of_halves(lambda real: -real.score, lambda fake: jax.nn.relu(margin + fake.score), generator)
+    return base._replace(report=energies, reads=("features",) if pull_away else ())
+
+
+def energies(real: Seen, fake: Seen, turn: Turn) -> dict[str, Array]:
+    """The metrics of a critic whose score is minus an energy."""
+    return {"energy_real": -real.score, "energy_fake": -fake.score}
 
 
 def pulling_away(codes: Array | None, turn: Turn) -> Array:
@@ -141,15 +141,10 @@ def began(gamma: float = 0.5, rate: float = 1e-3) -> Stateful:
     def at(k: Array) -> Adversarial:
         def report(real: Seen, fake: Seen, turn: Turn) -> dict[str, Array]:
             of_real, off = balance(real, fake, turn)
-            measure = {"k": k, "convergence": of_real + jnp.abs(off)}
-            return {**measure, "energy_real": -real.score, "energy_fake": -fake.score}
+            return {"k": k, "convergence": of_real + jnp.abs(off), **energies(real, fake, turn)}
 
-        return Adversarial(
-            lambda real, fake, turn: -real.score + k * fake.score,
-            lambda real, fake, turn: -fake.score,
-            (lambda real: -real.score, lambda fake: k * fake.score),
-            report,
-        )
+        base = of_halves(lambda real: -real.score, lambda fake: k * fake.score, lambda real, fake, turn: -fake.score)
+        return base._replace(report=report)
 
     def update(k: Tree, real: Seen, fake: Seen, turn: Turn) -> Tree:
         return jnp.clip(k + rate * balance(real, fake, turn)[1], 0.0, 1.0)

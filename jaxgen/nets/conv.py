@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,6 +35,11 @@ def halvings(shape: Sequence[int], smallest: int) -> int:
 def widths(width: int, count: int) -> list[int]:
     """Channels after each halving: width, 2 width, 4 width, ... at most 8 width."""
     return [width * min(2**i, 8) for i in range(max(count, 1))]
+
+
+def width_at(net: Any, scale: int) -> int:
+    """Channels of a network of fields `width` and `most`, `scale` halvings below the full size."""
+    return min(net.width << scale, net.most)
 
 
 def pyramid(image: Array | None, count: int, width: int, dtype: Dtype) -> list[Array | None]:

@@ -30,6 +30,22 @@ class Heads(NamedTuple):
     projection: bool = False
 
 
+def judged(
+    heads: Heads | None,
+    h: Array,
+    label: Tree,
+    classes: Any,
+    dense: Callable[[int], nn.Module] = Dense,
+    embed: Callable[..., nn.Module] = Embed,
+) -> Array | Seen:
+    """What a critic whose labels join by projection gives of a hidden layer: its score, or `Seen` with `heads`. Without
+    heads there is a projection where there are `classes`. The rest as of `seen`."""
+    chosen = heads or Heads(projection=classes is not None)
+    check(label is None or chosen.projection, "this critic is given labels: give it their number, classes=10 for ten")
+    found = seen(chosen, h, label, classes, dense, embed)
+    return found.score if heads is None else found
+
+
 def seen(
     heads: Heads,
     h: Array,

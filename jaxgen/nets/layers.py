@@ -51,12 +51,13 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution, NHWC. weight: what is done to its kernel first."""
+    """A convolution, NHWC. groups: of channels that do not see each other; weight: what is done to its kernel first."""
 
     features: int
     size: int = 3
     stride: int = 1
     padding: Any = "SAME"
+    groups: int = 1
     bias: bool = True
     kernel_init: Any = primitives.std_init()
     weight: Weight | None = None
@@ -64,12 +65,12 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = _kernel(self, (self.size, self.size, x.shape[-1], self.features))
+        kernel = _kernel(self, (self.size, self.size, x.shape[-1] // self.groups, self.features))
         y = self._slide(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _bias(self) if self.bias else y
 
     def _slide(self, x: Array, kernel: Array) -> Array:
-        return primitives.conv(x, kernel, stride=self.stride, padding=self.padding)
+        return primitives.conv(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
 
 
 class ConvTranspose(Conv):

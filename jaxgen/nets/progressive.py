@@ -12,8 +12,8 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.conv import halvings
-from jaxgen.nets.heads import Heads, seen
+from jaxgen.nets.conv import halvings, width_at
+from jaxgen.nets.heads import Heads, judged
 from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined
 from jaxgen.nets.minibatch import MinibatchStd
 from jaxgen.nets.norms import pixel_norm
@@ -71,20 +71,20 @@ class ProgressiveGenerator(nn.Module):
         c = Condition(self.classes, z.shape[-1], dtype=self.dtype)(condition, z.shape[0])
         h = pixel_norm(joined(pixel_norm(z.astype(self.dtype)), c))
         height, breadth = size_at(self.shape, 0)
-        features = [min(self.width << (last - i), self.most) for i in range(last + 1)]
+        features = [width_at(self, last - i) for i in range(last + 1)]
         h = equal(Dense, height * breadth * features[0], gain=GAIN / 4, dtype=self.dtype, name="first")(h)
         h = pixel_norm(act(h.reshape(-1, height, breadth, features[0])))
         image = jnp.zeros(())
-        fade, used = alpha(self), last if self.is_initializing() else self.stage
-        for i in range(used + 1):
+        fade, all_scales = alpha(self), self.is_initializing()
+        for i in range((last if all_scales else self.stage) + 1):
             h = upsampled(h) if i else h
             for name in ("a", "b") if i else ("b",):
                 h = pixel_norm(act(conv(features[i], name=f"scale_{i}_{name}")(h)))
-            if i < self.stage - 1 and not self.is_initializing():
+            if i < self.stage - 1 and not all_scales:
                 continue
             new = equal(Conv, self.shape[-1], 1, dtype=self.dtype, name=f"image_{i}")(h)
             image = new if i == 0 or i == self.stage - 1 else upsampled(image) * (1.0 - fade) + new * fade
-        if self.is_initializing():  # all scales have their parameters now, the image has this stage's size
+        if all_scales:  # they have their parameters now, the image has this stage's size
             return jnp.zeros((z.shape[0], *size_at(self.shape, self.stage), self.shape[-1]))
         return image.astype(jnp.float32)
 
@@ -92,13 +92,14 @@ class ProgressiveGenerator(nn.Module):
 class ProgressiveCritic(nn.Module):
     """Image of the stage's size -> score [B]: the generator's mirror image, means of four pixels, the deviation of the
     minibatch at the smallest scale (Karras et al. 2017, arXiv:1710.10196, table 2). Of a fading scale it sees
-    alpha times the new layers' features and 1 - alpha times those of the halved image."""
+    alpha times the new layers' features and 1 - alpha times those of the halved image. Labels join by projection."""
 
     shape: Sequence[int]
     stage: int
     width: int = 16
     most: int = 512
     group: int = 4
+    classes: Classes = None
     heads: Heads | None = None
     dtype: Dtype = jnp.float32
 
@@ -107,7 +108,7 @@ class ProgressiveCritic(nn.Module):
         last, sides = stages(self.shape) - 1, size_at(self.shape, self.stage)
         check(x.shape[1:3] == sides, f"stage {self.stage} is of images {sides}, these are {x.shape[1:3]}: shrink them")
         conv, act = partial(equal, Conv, gain=GAIN, dtype=self.dtype), partial(nn.leaky_relu, negative_slope=0.2)
-        features = [min(self.width << (last - i), self.most) for i in range(last + 1)]
+        features = [width_at(self, last - i) for i in range(last + 1)]
         fade, top, x = alpha(self), self.stage, x.astype(self.dtype)
         if self.is_initializing():  # at the full size, so that all scales have their parameters
             top = last
@@ -126,5 +127,4 @@ class ProgressiveCritic(nn.Module):
         h = act(conv(features[0], name="scale_0")(MinibatchStd(self.group)(h)))
         dense = partial(equal, Dense, dtype=self.dtype)
         h = act(equal(Dense, features[0], gain=GAIN, dtype=self.dtype, name="last")(h.reshape(h.shape[0], -1)))
-        found = seen(self.heads or Heads(), h, None, None, dense)
-        return found if self.heads is not None else found.score
+        return judged(self.heads, h, condition, self.classes, dense)

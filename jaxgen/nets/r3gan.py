@@ -9,28 +9,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.nets import primitives
-from jaxgen.nets.conv import halvings
-from jaxgen.nets.heads import Heads, seen
+from jaxgen.nets.conv import halvings, width_at
+from jaxgen.nets.heads import Heads, judged
 from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined
 from jaxgen.nets.primitives import std_init
 from jaxgen.nets.style import enlarged, reduced
-from jaxgen.types import Array, Seen, Tree, check
-
-
-class GroupedConv(nn.Module):
-    """A 3x3 convolution of groups of channels."""
-
-    features: int
-    groups: int
-    scale: float = 2.0
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        check(x.shape[-1] % self.groups == 0, f"{x.shape[-1]} channels do not fall into {self.groups} groups")
-        shape = (3, 3, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", std_init(self.scale), shape, jnp.float32)
-        return primitives.conv(x, kernel.astype(self.dtype), groups=self.groups)
+from jaxgen.types import Array, Seen, Tree
 
 
 class Residual(nn.Module):
@@ -48,10 +32,9 @@ class Residual(nn.Module):
         channels, scale = x.shape[-1], 2.0 * self.depth**-0.5
         wide = 2 * channels
         act = partial(nn.leaky_relu, negative_slope=0.2)
-        h = Conv(wide, 1, bias=False, kernel_init=std_init(scale), dtype=self.dtype)(x)
-        h = act(h + self.param("first", nn.initializers.zeros, (wide,), jnp.float32).astype(self.dtype))
-        h = GroupedConv(wide, max(1, wide // self.group), scale, dtype=self.dtype)(h)
-        h = act(h + self.param("second", nn.initializers.zeros, (wide,), jnp.float32).astype(self.dtype))
+        layer = partial(Conv, wide, kernel_init=std_init(scale), dtype=self.dtype)
+        h = act(layer(size=1)(x))
+        h = act(layer(groups=max(1, wide // self.group))(h))
         return x + Conv(channels, 1, bias=False, kernel_init=std_init(0.0), dtype=self.dtype)(h)
 
 
@@ -71,13 +54,13 @@ class R3Generator(nn.Module):
     def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
         count = halvings(self.shape, 4)
         c = Condition(self.classes, z.shape[-1], dtype=self.dtype)(condition, z.shape[0])
-        first = min(self.width << count, self.most)
+        first = width_at(self, count)
         small = (self.shape[0] >> count, self.shape[1] >> count, first)
         basis = self.param("basis", primitives.constant_std(1.0), small, jnp.float32)
         h = basis.astype(self.dtype) * Dense(first, bias=False, dtype=self.dtype)(joined(z, c))[:, None, None, :]
         for i in reversed(range(count + 1)):
             if i < count:
-                h = _changed(enlarged(h), min(self.width << i, self.most), self.dtype)
+                h = _changed(enlarged(h), width_at(self, i), self.dtype)
             for _ in range(self.blocks):
                 h = Residual(self.blocks * (count + 1), dtype=self.dtype)(h)
         return Conv(self.shape[-1], 1, dtype=self.dtype)(h).astype(jnp.float32)
@@ -102,14 +85,11 @@ class R3Critic(nn.Module):
             for _ in range(self.blocks):
                 h = Residual(self.blocks * (count + 1), dtype=self.dtype)(h)
             if i < count:
-                h = _changed(reduced(h), min(self.width << (i + 1), self.most), self.dtype)
+                h = _changed(reduced(h), width_at(self, i + 1), self.dtype)
         init = primitives.constant_std((h.shape[1] * h.shape[2]) ** -0.5)
         weight = self.param("positions", init, h.shape[1:], jnp.float32)
         h = jnp.sum(h * weight.astype(self.dtype), axis=(1, 2))
-        heads = self.heads or Heads(projection=self.classes is not None)
-        check(condition is None or heads.projection, "this critic is given labels: give it their number, classes=10")
-        found = seen(heads, h, condition, self.classes, partial(Dense, dtype=self.dtype))
-        return found if self.heads is not None else found.score
+        return judged(self.heads, h, condition, self.classes, partial(Dense, dtype=self.dtype))
 
 
 def _changed(x: Array, features: int, dtype: Dtype) -> Array:

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxgen.nets import primitives
-from jaxgen.nets.conv import halvings
-from jaxgen.nets.heads import Heads, seen
+from jaxgen.nets.conv import halvings, width_at
+from jaxgen.nets.heads import Heads, judged
 from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, Embed, Weight, joined, separated
 from jaxgen.nets.norms import BatchNorm, ConditionalBatchNorm
 from jaxgen.nets.weights import spectral
@@ -128,7 +128,7 @@ class ResNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
-        height, breadth, channels = self.shape
+        height, breadth, _ = self.shape
         count = halvings(self.shape, self.smallest)
         rest, picture = separated(condition, z.shape[0], self.shape)
         check(picture is None, "this generator takes labels and attributes, no images: DCGANGenerator does")
@@ -136,16 +136,16 @@ class ResNetGenerator(nn.Module):
         first, chunks = z, [None] * count
         if self.skip:
             first, *chunks = jnp.array_split(z, count + 1, axis=-1)
-        small = (height >> count, breadth >> count, min(self.width << max(count - 1, 0), self.most))
+        small = (height >> count, breadth >> count, width_at(self, max(count - 1, 0)))
         h = Dense(math.prod(small), weight=self.weight, dtype=self.dtype)(first).reshape(-1, *small)
         for i, chunk in reversed(list(zip(range(count), reversed(chunks), strict=True))):
             style = c if chunk is None else joined(chunk, c)
-            block = UpBlock(min(self.width << i, self.most), weight=self.weight, dtype=self.dtype)
+            block = UpBlock(width_at(self, i), weight=self.weight, dtype=self.dtype)
             h = block(h, style, train)
             if h.shape[1] == self.attention:
                 h = SelfAttention(self.weight, self.dtype)(h)
         h = nn.relu(BatchNorm(dtype=self.dtype)(h, train))
-        return jnp.tanh(Conv(channels, weight=self.weight, dtype=self.dtype)(h).astype(jnp.float32))
+        return jnp.tanh(Conv(self.shape[-1], weight=self.weight, dtype=self.dtype)(h).astype(jnp.float32))
 
 
 class ResNetCritic(nn.Module):
@@ -171,15 +171,12 @@ class ResNetCritic(nn.Module):
         count = halvings(x.shape[1:], self.smallest)
         rest, picture = separated(condition, x.shape[0], x.shape[1:3])
         check(picture is None, "this critic takes labels, no images: DCGANCritic does")
-        h, width = x.astype(self.dtype), self.width
+        h = x.astype(self.dtype)
         for i in range(count + self.plain):
-            width = min(self.width << min(i, max(count - 1, 0)), self.most)
-            h = DownBlock(width, i < count, i == 0, self.weight, self.dtype)(h)
+            features = width_at(self, min(i, max(count - 1, 0)))
+            h = DownBlock(features, i < count, i == 0, self.weight, self.dtype)(h)
             if h.shape[1] == self.attention:
                 h = SelfAttention(self.weight, self.dtype)(h)
         h = jnp.sum(nn.relu(h), axis=(1, 2))
-        heads = self.heads or Heads(projection=self.classes is not None)
-        check(rest is None or heads.projection, "this critic is given labels: give it their number, classes=10 for ten")
         dense = partial(Dense, weight=self.weight, dtype=self.dtype)
-        found = seen(heads, h, rest, self.classes, dense, partial(Embed, weight=self.weight))
-        return found if self.heads is not None else found.score
+        return judged(self.heads, h, rest, self.classes, dense, partial(Embed, weight=self.weight))

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.nets import primitives
-from jaxgen.nets.conv import halvings
-from jaxgen.nets.heads import Heads, seen
+from jaxgen.nets.conv import halvings, width_at
+from jaxgen.nets.heads import Heads, judged
 from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined
 from jaxgen.nets.minibatch import MinibatchStd
 from jaxgen.nets.norms import AdaIN, pixel_norm
@@ -134,18 +134,16 @@ class StyleSynthesis(nn.Module):
 
     @nn.compact
     def __call__(self, w: Array, keys: Keys | None = None, train: bool = False) -> Array:
-        dense = partial(equal, Dense)
         count, at = halvings(self.shape, 4), 0
-        check_styles(w, self.shape)
-        h = constant(self, w.shape[0], min(self.width << count, self.most), count)
+        h = constant(self, w, count)
         for i in reversed(range(count + 1)):
-            features = min(self.width << i, self.most)
             for second in (False, True):
-                if second or i < count:
-                    h = enlarged(h) if not second else h
-                    h = equal(Conv, features, gain=1.0, dtype=self.dtype)(h)
+                if i < count and not second:
+                    h = enlarged(h)
+                if i < count or second:  # the first layer is the constant's own
+                    h = equal(Conv, width_at(self, i), dtype=self.dtype)(h)
                 h = leaky(Noise(at)(h, keys))
-                h = AdaIN(dense, dtype=self.dtype)(h, w[:, at])
+                h = AdaIN(partial(equal, Dense), dtype=self.dtype)(h, w[:, at])
                 at += 1
         return equal(Conv, self.shape[-1], 1, dtype=self.dtype, name="image")(h).astype(jnp.float32)
 
@@ -162,12 +160,11 @@ class StyleSynthesis2(nn.Module):
     @nn.compact
     def __call__(self, w: Array, keys: Keys | None = None, train: bool = False) -> Array:
         count, at = halvings(self.shape, 4), 0
-        check_styles(w, self.shape)
-        h, image = constant(self, w.shape[0], min(self.width << count, self.most), count), jnp.zeros(())
+        h, image = constant(self, w, count), jnp.zeros(())
         for i in reversed(range(count + 1)):
             for enlarge in (True, False) if i < count else (False,):
                 h = enlarged(h) if enlarge else h
-                h = ModulatedConv(min(self.width << i, self.most), dtype=self.dtype)(h, w[:, at])
+                h = ModulatedConv(width_at(self, i), dtype=self.dtype)(h, w[:, at])
                 h = leaky(Noise(at)(h, keys))
                 at += 1
             layer = ModulatedConv(self.shape[-1], 1, demodulate=False, dtype=self.dtype)
@@ -176,18 +173,15 @@ class StyleSynthesis2(nn.Module):
         return image
 
 
-def constant(module: nn.Module, batch: int, features: int, count: int) -> Array:
-    """The learned constant with which a synthesis begins."""
-    height, breadth = (side >> count for side in module.shape[:2])
-    const = module.param("constant", constant_std(1.0), (1, height, breadth, features), jnp.float32)
-    return jnp.broadcast_to(const, (batch, *const.shape[1:])).astype(module.dtype)
-
-
-def check_styles(w: Array, shape: Sequence[int]) -> None:
-    """InputError unless w is [B, styles, D]."""
-    needed = styles(shape)
+def constant(module: StyleSynthesis | StyleSynthesis2, w: Array, count: int) -> Array:
+    """The learned constant with which a synthesis begins, `count` halvings below its images, for each w [B, styles, D].
+    InputError for another number of styles."""
+    shape, needed = tuple(module.shape), styles(module.shape)
     fits = w.ndim == 3 and w.shape[1] == needed
-    check(fits, f"a synthesis of images {tuple(shape)} takes w [B, {needed}, D], one row a style, not {list(w.shape)}")
+    check(fits, f"a synthesis of images {shape} takes w [B, {needed}, D], one row a style, not {list(w.shape)}")
+    small = (1, shape[0] >> count, shape[1] >> count, width_at(module, count))
+    const = module.param("constant", constant_std(1.0), small, jnp.float32)
+    return jnp.broadcast_to(const, (w.shape[0], *small[1:])).astype(module.dtype)
 
 
 class StyleCritic(nn.Module):
@@ -207,7 +201,7 @@ class StyleCritic(nn.Module):
         conv = partial(equal, Conv, dtype=self.dtype)
         h = leaky(conv(self.width, 1, name="from_image")(x.astype(self.dtype)))
         for i in range(count):
-            features = min(self.width << (i + 1), self.most)
+            features = width_at(self, i + 1)
             short = conv(features, 1, bias=False)(reduced(h))
             h = leaky(conv(h.shape[-1])(h))
             h = leaky(conv(features)(reduced(h)))
@@ -215,7 +209,4 @@ class StyleCritic(nn.Module):
         h = leaky(conv(h.shape[-1])(MinibatchStd(self.group)(h)))
         dense = partial(equal, Dense, dtype=self.dtype)
         h = leaky(dense(h.shape[-1])(h.reshape(h.shape[0], -1)))
-        heads = self.heads or Heads(projection=self.classes is not None)
-        check(condition is None or heads.projection, "this critic is given labels: give it their number, classes=10")
-        found = seen(heads, h, condition, self.classes, dense)
-        return found if self.heads is not None else found.score
+        return judged(self.heads, h, condition, self.classes, dense)

@@ -270,6 +270,6 @@ def test_a_residual_block_of_r3gan_begins_as_the_identity():
     x = normal(2, 4, 4, 16)
     params, stats, apply = made(network(Residual(4)), x)
     np.testing.assert_array_equal(apply(params, stats, x)[0], x)
-    std = {name: float(np.std(params[name]["kernel"])) for name in ("Conv_0", "GroupedConv_0")}
+    std = {name: float(np.std(params[name]["kernel"])) for name in ("Conv_0", "Conv_1")}
     np.testing.assert_allclose(std["Conv_0"], np.sqrt(2.0 * 4**-0.5 / 16), rtol=0.1)
-    np.testing.assert_allclose(std["GroupedConv_0"], np.sqrt(2.0 * 4**-0.5 / (9 * 16)), rtol=0.1)
+    np.testing.assert_allclose(std["Conv_1"], np.sqrt(2.0 * 4**-0.5 / (9 * 16)), rtol=0.1)
