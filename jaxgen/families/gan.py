@@ -253,7 +253,9 @@ def packed(x: Array, m: int) -> Array:
     """m examples side by side in their channels: [B, ..., C] -> [B / m, ..., m C]."""
     if m == 1:
         return x
-    check(x.shape[0] % m == 0, f"{x.shape[0]} examples cannot be packed by {m}: choose a minibatch (a device) that can")
+    check(
+        x.shape[0] % m == 0, f"{x.shape[0]} examples cannot be packed by {m}: choose a batch that is a multiple of it"
+    )
     x = jnp.moveaxis(x.reshape(-1, m, *x.shape[1:]), 1, -2)
     return x.reshape(*x.shape[:-2], -1)
 

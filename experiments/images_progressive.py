@@ -1,6 +1,6 @@
-"""Progressive GAN of photographs: from 4x4 to 32x32 pixels, a scale at a time.
+"""Progressive GAN of images of any data set: from 4x4 to 32x32 pixels, a scale at a time.
 
-jaxgen train experiments/flowers_progressive.py --stages 4      # 4x4, 8x8, 16x16, 32x32; goes on where it was stopped
+jaxgen train experiments/images_progressive.py --stages 4      # 4x4, 8x8, 16x16, 32x32; goes on where it was stopped
 """
 
 import optax
@@ -15,7 +15,7 @@ from jaxgen.nets.progressive import ProgressiveCritic, ProgressiveGenerator, shr
 def experiment(
     *,
     stage: int = 0,
-    name: str = "folder:../shared/data/flowers",
+    name: str = "cifar10",
     size: int = 32,
     width: int = 16,
     latent: int = 64,
@@ -26,7 +26,7 @@ def experiment(
 
     Args:
         stage: 0 is 4x4, each further one twice as large
-        name: of a data set
+        name: of a data set, such as cifar10, fashion_mnist or folder:PATH
         size: pixels a side of the last stage, of a folder of pictures
         width: channels at full size
         latent: dimensions of z

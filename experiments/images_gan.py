@@ -1,7 +1,7 @@
-"""Residual, style and R3GAN networks on images of any data set: photographs of flowers at 32x32 by default.
+"""Residual, style and R3GAN networks on images of any data set: CIFAR-10 by default.
 
-jaxgen train experiments/flowers_gan.py --kind stylegan2 --workdir runs/flowers_stylegan2
-jaxgen train experiments/flowers_gan.py --kind biggan --name fashion_mnist --workdir runs/fashion_biggan
+jaxgen train experiments/images_gan.py --kind stylegan2 --workdir runs/images_stylegan2
+jaxgen train experiments/images_gan.py --kind biggan --name fashion_mnist --workdir runs/fashion_biggan
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ from jaxgen.nets.weights import spectral
 def experiment(
     *,
     kind: Literal["sngan", "sagan", "biggan", "stylegan", "stylegan2", "r3gan"] = "stylegan2",
-    name: str = "folder:../shared/data/flowers",
+    name: str = "cifar10",
     size: int = 32,
     width: int = 32,
     latent: int = 64,
@@ -33,7 +33,7 @@ def experiment(
 
     Args:
         kind: whose networks and loss
-        name: of a data set
+        name: of a data set, such as cifar10, fashion_mnist or folder:PATH
         size: pixels a side, of a folder of pictures
         width: channels at full size
         latent: dimensions of z
