@@ -125,6 +125,7 @@ def test_a_run_that_draws_no_samples_is_refused_in_one_line(monkeypatch, tmp_pat
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 SAMPLING_COMMANDS = ("sample", "interpolate", "traverse", "manifold", "evaluate", "nearest", "study")
+SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "invert", "truncation")
 
 
 def help_of(command: str, capsys) -> str:
@@ -137,7 +138,7 @@ def help_of(command: str, capsys) -> str:
 def test_every_command_that_samples_has_the_same_flags(command, capsys, monkeypatch):
     monkeypatch.setitem(sampling.SOLVERS, "heun", sampling.ddim)
     text = help_of(command, capsys)
-    for flag in ("--condition", "--guidance", "--sampler-steps", "--batch INT", "--ema", "--no-ema"):
+    for flag in ("--condition", "--guidance", "--truncation", "--sampler-steps", "--batch INT", "--ema", "--no-ema"):
         assert re.search(rf"(?<![\w-]){flag}\b", text), flag
     assert "--sampler {ddim,ddpm,heun}" in text  # a new solver is a new choice
     assert "--sampling" not in text and "classifier-free guidance scale" in text

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from jaxgen import __version__, compile_cache, trust
-from jaxgen.cli import draw, evaluate, info, measure, study
+from jaxgen.cli import draw, evaluate, info, latents, measure, study
 from jaxgen.cli.join import leave_together
 from jaxgen.cli.train import execute, train
 from jaxgen.errors import InputError, check
@@ -22,6 +22,12 @@ USAGE = """usage: jaxgen COMMAND ...
   traverse WORKDIR        a picture of walks along single latent dimensions
   manifold WORKDIR        a picture of the plane of two latent dimensions
   arithmetic WORKDIR      a picture of test images as an attribute is added to their codes
+  analogy WORKDIR         a picture of averaged latents: having - lacking + plain
+  turn WORKDIR            a picture of samples as they turn into a class
+  directions WORKDIR      a picture of walks along directions that nobody chose (GANSpace, SeFa)
+  mix WORKDIR             a picture of a StyleGAN's mixed styles
+  invert WORKDIR          a picture of given images and the samples nearest to them, found by descent
+  truncation WORKDIR      precision against recall as samples are truncated
   reconstruct WORKDIR     a picture of data, encoded and decoded
   encode WORKDIR          a picture (or .npz) of the codes of data
   denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
@@ -51,6 +57,12 @@ COMMANDS = {
     "traverse": draw.traverse,
     "manifold": draw.manifold,
     "arithmetic": draw.arithmetic,
+    "analogy": latents.analogy,
+    "turn": latents.turn,
+    "directions": latents.directions,
+    "mix": latents.mix,
+    "invert": latents.invert,
+    "truncation": latents.truncation,
     "reconstruct": draw.reconstruct,
     "denoise": draw.denoise,
     "encode": measure.encode,

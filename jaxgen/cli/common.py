@@ -110,6 +110,8 @@ class Sampling:
         condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn, or
             the conditions of held-out examples
         guidance: classifier-free guidance scale
+        truncation: of a one-step model: psi of a StyleGAN's w, by which it is drawn to its mean, else the threshold at
+            which a normal z is cut off; less gives better and fewer kinds of images
         sampler: solver of a model that iterates
         sampler_steps: steps of that solver
         batch: images a call, over all devices
@@ -118,6 +120,7 @@ class Sampling:
 
     condition: str | None = None
     guidance: float | None = None
+    truncation: float | None = None
     sampler: Annotated[str | None, _SAMPLER] = None
     sampler_steps: int | None = None
     batch: int = 64
@@ -125,8 +128,24 @@ class Sampling:
 
     def options(self, run: Any, place: Any = None) -> dict[str, Any]:
         """`sampling.Options` of the flags; place: a layout whose devices share a call."""
-        options = {"sampler": self._sampler(run), "guidance": self.guidance, "batch": self.batch, "ema": self.ema}
+        options = {"sampler": self._sampler(run), "guidance": self._guidance(run), "batch": self.batch, "ema": self.ema}
         return options if place is None else {**options, "sharding": place.rows}
+
+    def _guidance(self, run: Any) -> Any:
+        from jaxgen import sampling
+        from jaxgen.families import is_style, mean_style
+
+        if self.truncation is None:
+            return self.guidance
+        value = self.truncation
+        check(self.guidance is None, "--guidance is for models that iterate, --truncation for others: give one")
+        one_step = run.experiment.model.process is None
+        check(one_step, "--truncation is for models that draw in one step, this one iterates: leave it out")
+        if is_style(run.state):
+            check(value >= 0, f"--truncation of a StyleGAN is by 0 or a positive number, not {value:g}")
+            return sampling.truncation(value, mean_style(run.state, self.ema))
+        check(value > 0, f"--truncation is by a positive number, not {value:g}")
+        return sampling.truncated(value)
 
     def _sampler(self, run: Any) -> Any:
         from jaxgen.sampling import named
@@ -139,7 +158,7 @@ class Sampling:
 
     def chosen(self) -> dict[str, Any]:
         """The flags that change what is sampled, where they are given."""
-        flags = ("condition", "guidance", "sampler", "sampler_steps")
+        flags = ("condition", "guidance", "truncation", "sampler", "sampler_steps")
         return {name: getattr(self, name) for name in flags if getattr(self, name) is not None}
 
 
@@ -186,13 +205,31 @@ def held_out_conditions(run: Any, n: int) -> Any:
     return conditions_at(run.experiment.model.condition, data, np.arange(n) % data.size)
 
 
-def noise_of(run: Any, seed: int, condition: Any, n: int, ema: bool = True) -> Any:
+Space = Literal["z", "w"]
+
+
+def in_space(model: Any, space: Space) -> Any:
+    """The model with the latents of that space: z, the noise, or w, the codes that it makes of it."""
+    from jaxgen.sampling import in_codes
+
+    return in_codes(model) if space == "w" else model
+
+
+def latents_of(model: Any, state: Any, seed: int, condition: Any, n: int, ema: bool = True) -> Any:
     """n latents drawn by the seed."""
     import jax
 
     from jaxgen.types import weights
 
-    return run.experiment.model.prior(*weights(run.state, ema), jax.random.split(jax.random.key(seed), n), condition)
+    return jax.jit(model.prior)(*weights(state, ema), jax.random.split(jax.random.key(seed), n), condition)
+
+
+def averaged(values: Any) -> str:
+    """The mean over images with its standard error."""
+    from jaxgen.metrics.estimate import mean_of
+    from jaxgen.metrics.report import number
+
+    return number(mean_of(values, ""))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

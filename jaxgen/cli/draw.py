@@ -8,13 +8,16 @@ from typing import Any, Literal
 from jaxgen.cli.common import (
     SAMPLING,
     Flags,
+    Space,
     at_least,
+    averaged,
     check_drawn,
     command,
     conditions,
     counted,
     held_out,
-    noise_of,
+    in_space,
+    latents_of,
     open_model,
     out_file,
     part_of,
@@ -95,6 +98,7 @@ def interpolate(
     seed: int = 0,
     path: Literal["slerp", "lerp"] = "slerp",
     reals: bool = False,
+    space: Space = "z",
     sampling: Flags = SAMPLING,
 ) -> None:
     """Walk between pairs of latents.
@@ -107,6 +111,7 @@ def interpolate(
         seed: of the ends
         path: along the sphere or straight
         reals: the ends are encoded test images instead of noise
+        space: z, the noise, or w, the codes that the model makes of it
     """
     import jax
     import jax.numpy as jnp
@@ -119,14 +124,14 @@ def interpolate(
     file = out_file(out, workdir / "interpolate.png", ".png")
     run, _ = open_model(workdir)
     check_drawn(run, file, rows * steps)
-    model = run.experiment.model
+    model = in_space(run.experiment.model, space)
     given = conditions(run, sampling.condition, rows)
     both = jax.tree.map(lambda a: jnp.concatenate([a, a]), given)  # both ends of a walk have one condition
     if reals:
         x, _ = held_out(run, 2 * rows)
         latents = jaxgen.encode(model, run.state, x, condition=both, ema=sampling.ema, batch=sampling.batch)
     else:
-        latents = noise_of(run, seed, both, 2 * rows, sampling.ema)
+        latents = latents_of(model, run.state, seed, both, 2 * rows, sampling.ema)
     options = {"path": getattr(walks, path), "condition": given, **sampling.options(run)}
     x = jaxgen.interpolate(model, run.state, latents[:rows], latents[rows:], steps, **options)
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))
@@ -142,6 +147,7 @@ def traverse(
     limit: float = 3.0,
     out: str | None = None,
     seed: int = 0,
+    space: Space = "z",
     sampling: Flags = SAMPLING,
 ) -> None:
     """Vary one latent dimension at a time, a row each.
@@ -153,6 +159,7 @@ def traverse(
         limit: the dimension runs from -limit to limit
         out: a .png; WORKDIR/traverse.png by default
         seed: of the latent that is varied
+        space: z, the noise, or w, the codes that the model makes of it
     """
     import jax.numpy as jnp
 
@@ -164,9 +171,9 @@ def traverse(
     file = out_file(out, workdir / "traverse.png", ".png")
     run, _ = open_model(workdir)
     check_drawn(run, file, len(dimensions) * steps)
-    model = run.experiment.model
-    given = conditions(run, sampling.condition, 1)
-    latent, values = noise_of(run, seed, given, 1, sampling.ema), jnp.linspace(-limit, limit, steps)
+    model = in_space(run.experiment.model, space)
+    given, values = conditions(run, sampling.condition, 1), jnp.linspace(-limit, limit, steps)
+    latent = latents_of(model, run.state, seed, given, 1, sampling.ema)
     options = {"condition": given, **sampling.options(run)}
     rows = [jaxgen.traverse(model, run.state, latent, d, values, **options)[0] for d in dimensions]
     print(viz.save_picture(file, jnp.concatenate(rows), steps))
@@ -316,8 +323,8 @@ def reconstruct(
     again = jaxgen.reconstruct(run.experiment.model, run.state, x, condition=part.condition, batch=batch, ema=ema)
     shown = min(columns, len(x))
     print(viz.save_picture(file, np.concatenate([a[:shown] for a in (x, again)]), shown))
-    error, ratio = _mean(total(jax.numpy.square(x - again))), _mean(psnr(x, again))
-    similarity = f", SSIM {_mean(ssim(x, again))}" if x.ndim == 4 and min(x.shape[1:3]) >= 11 else ""  # its window
+    error, ratio = averaged(total(jax.numpy.square(x - again))), averaged(psnr(x, again))
+    similarity = f", SSIM {averaged(ssim(x, again))}" if x.ndim == 4 and min(x.shape[1:3]) >= 11 else ""  # its window
     print(f"{counted(part)}: squared error {error} an image, PSNR {ratio} dB{similarity}")
 
 
@@ -370,13 +377,5 @@ def denoise(
     again = jaxgen.reconstruct(run.experiment.model, run.state, noisy, condition=part.condition, batch=batch, ema=ema)
     columns = min(columns, len(x))
     print(viz.save_picture(file, np.concatenate([a[:columns] for a in (x, noisy, again)]), columns))
-    before, after = (_mean(psnr(x, y)) for y in (noisy, again))
+    before, after = (averaged(psnr(x, y)) for y in (noisy, again))
     print(f"PSNR of {counted(part)}: noisy {before} dB, denoised {after} dB")
-
-
-def _mean(values: Any) -> str:
-    """The mean over images with its standard error."""
-    from jaxgen.metrics.estimate import mean_of
-    from jaxgen.metrics.report import number
-
-    return number(mean_of(values, ""))

@@ -138,14 +138,14 @@ def _of_run(workdir: Path, reals: str | None, request: _Request) -> _Sides:
     options = flags.options(run, place)
     drawn = samples(exp.model, run.state, exp.data, n, request.seed, given, **options)
     protocol = {"fakes": exp.name, "step": run.step, "ema": flags.ema, **flags.chosen()}
-    own = (request.seed, flags.ema, _lpips(request.lpips, exp.data.shape), request.epsilon)
+    own = (request.seed, flags.ema, perceptual(request.lpips, exp.data.shape), request.epsilon)
     test = None if test is None else same_shape(exp, test)
     trained = Trained(exp.model, run.state, exp.data, test, n, *own)
     cost = _cost(run, drawn, flags.batch, place.devices, options)
     return _Sides(data, drawn, _held_out(data, request.held_out), protocol, cost, trained, place.rows)
 
 
-def _lpips(net: str | None, shape: tuple[int, ...]) -> Any:
+def perceptual(net: str | None, shape: tuple[int, ...]) -> Any:
     """(name, distance), for images as large as the trunk needs them."""
     if net is None:
         return None

@@ -13,7 +13,7 @@ from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.pixels import dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
-from jaxgen.families.style import PathLength, mean_style, style_gan
+from jaxgen.families.style import PathLength, is_style, mean_style, style_gan, style_kernels
 from jaxgen.families.vae import vae
 from jaxgen.families.vae_gan import vae_gan
 from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
@@ -33,6 +33,7 @@ __all__ = [
     "fsq",
     "gan",
     "hierarchical_vae",
+    "is_style",
     "latent",
     "low_rank",
     "m2",
@@ -40,6 +41,7 @@ __all__ = [
     "priors",
     "quantised",
     "style_gan",
+    "style_kernels",
     "vae",
     "vae_gan",
     "vq",

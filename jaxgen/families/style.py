@@ -156,11 +156,24 @@ def style_gan(
     return Model(game, parts.prior, predict, one_shot, decode, condition=condition)
 
 
+def is_style(state: TrainState) -> bool:
+    """Whether a state is a StyleGAN's."""
+    return "mean" in state.extra.get(GENERATOR, {})
+
+
 def mean_style(state: TrainState, ema: bool = True) -> Array:
     """The running mean of w, [W], of the averaged mapping network where there is one."""
     _, extra = weights(state, ema)
-    check("mean" in extra.get(GENERATOR, {}), "only a StyleGAN has a mean style, this state is of another model")
+    check(is_style(state), "only a StyleGAN has a mean style, this state is of another model")
     return extra[GENERATOR]["mean"]["average"]["w"]
+
+
+def style_kernels(state: TrainState, ema: bool = True) -> list[Array]:
+    """The kernels [W, channels] of all layers of the synthesis that read w, for `sampling.factors`. InputError for a
+    state that is not a StyleGAN's."""
+    check(is_style(state), "only a StyleGAN has layers that read styles, this state is of another model")
+    leaves = jax.tree.leaves(weights(state, ema)[0][GENERATOR]["synthesis"])
+    return [leaf for leaf in leaves if leaf.ndim == 2]  # its dense layers read w and nothing else
 
 
 def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Callable, Loss]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from jaxgen.sampling.codes import in_codes, mix
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
-from jaxgen.sampling.guidance import classifier, classifier_free, compose, truncation
+from jaxgen.sampling.directions import analogy, boundary, factors, principal
+from jaxgen.sampling.guidance import classifier, classifier_free, compose, truncated, truncation
+from jaxgen.sampling.inversion import invert
 from jaxgen.sampling.iterate import Times, iterate, uniform
 from jaxgen.sampling.sample import (
     Options,
@@ -19,6 +22,7 @@ from jaxgen.sampling.sample import (
     weights,
 )
 from jaxgen.sampling.walks import (
+    along,
     arithmetic,
     attribute_vector,
     encode,
@@ -46,8 +50,11 @@ __all__ = [
     "SOLVERS",
     "Options",
     "Times",
+    "along",
+    "analogy",
     "arithmetic",
     "attribute_vector",
+    "boundary",
     "classifier",
     "classifier_free",
     "compose",
@@ -57,19 +64,25 @@ __all__ = [
     "drawer",
     "encode",
     "evaluations",
+    "factors",
     "generate",
     "image_shape",
+    "in_codes",
     "interpolate",
+    "invert",
     "iterate",
     "latent_shape",
     "lerp",
     "manifold",
+    "mix",
     "named",
+    "principal",
     "reconstruct",
     "sample",
     "slerp",
     "stream",
     "traverse",
+    "truncated",
     "truncation",
     "uniform",
     "weights",

@@ -57,7 +57,7 @@ def interpolate(
     check(steps >= 2, f"an interpolation needs at least 2 steps, it has {steps}")
     check(a.shape == b.shape, f"both ends need one shape, they are {a.shape} and {b.shape}")
     latents = jax.vmap(partial(path, a, b), out_axes=1)(jnp.linspace(0.0, 1.0, steps))
-    return _grid(model, state, latents, condition, options)
+    return images_of(model, state, latents, condition, options)
 
 
 def traverse(
@@ -76,7 +76,7 @@ def traverse(
     check(0 <= dimension < size, f"the latent has dimensions 0 to {size - 1}, dimension {dimension} is not among them")
     flat = jnp.repeat(latent.reshape(latent.shape[0], 1, size), len(values), axis=1)
     latents = flat.at[:, :, dimension].set(values).reshape(latent.shape[0], len(values), *latent.shape[1:])
-    return _grid(model, state, latents, condition, options)
+    return images_of(model, state, latents, condition, options)
 
 
 def manifold(
@@ -101,7 +101,7 @@ def manifold(
     check(fits, f"a manifold spans two of the latent's dimensions 0 to {size - 1}, {dimensions} are none such")
     at = jax.scipy.special.ndtri((jnp.arange(side) + 0.5) / side)
     flat = jnp.zeros((side, side, size)).at[:, :, dimensions[0]].set(at[:, None]).at[:, :, dimensions[1]].set(at)
-    return _grid(model, state, flat.reshape(side, side, *shape), condition, options)
+    return images_of(model, state, flat.reshape(side, side, *shape), condition, options)
 
 
 def attribute_vector(
@@ -135,13 +135,30 @@ def arithmetic(
     vector: a latent, such as `attribute_vector`'s or a sum of several. Strength 0 is the reconstruction.
     condition: one for all, or [B].
     """
-    code, strengths = encode(model, state, x, condition=condition, ema=options.get("ema", True)), jnp.asarray(strengths)
-    check(
-        strengths.ndim == 1 and strengths.size > 0, f"strengths are a list of numbers, not of shape {strengths.shape}"
-    )
-    check(vector.shape == code.shape[1:], f"a latent has the shape {code.shape[1:]}, the vector {vector.shape}")
-    along = strengths.reshape(1, -1, *(1,) * vector.ndim) * vector
-    return _grid(model, state, code[:, None] + along, condition, options)
+    code = encode(model, state, x, condition=condition, ema=options.get("ema", True))
+    return along(model, state, code, vector, strengths, condition=condition, **options)
+
+
+def along(
+    model: Model,
+    state: TrainState,
+    latents: Array,
+    vector: Array,
+    strengths: Any,
+    *,
+    condition: Any = None,
+    **options: Unpack[Options],
+) -> Array:
+    """Images of z + s vector, s in `strengths`, z in latents: [B, ...] -> [B, len(strengths), H, W, C].
+
+    vector: a latent, such as a direction of `sampling.directions`. condition: one for all, or [B].
+    """
+    strengths = jnp.asarray(strengths)
+    fits = strengths.ndim == 1 and strengths.size > 0
+    check(fits, f"strengths are a list of numbers, not of shape {strengths.shape}")
+    check(vector.shape == latents.shape[1:], f"a latent has the shape {latents.shape[1:]}, the vector {vector.shape}")
+    moved = latents[:, None] + strengths.reshape(1, -1, *(1,) * vector.ndim) * vector
+    return images_of(model, state, moved, condition, options)
 
 
 def encode(
@@ -196,7 +213,7 @@ def reconstruct(
     return generate(model, state, keys, latent, condition, **options)
 
 
-def _grid(model: Model, state: TrainState, latents: Array, condition: Any, options: Options) -> Array:
+def images_of(model: Model, state: TrainState, latents: Array, condition: Any, options: Options) -> Array:
     """Images of latents [B, S, ...]; a row shares its key and its condition, so that only the latent changes."""
     check(
         jnp.issubdtype(latents.dtype, jnp.floating),

@@ -21,6 +21,7 @@ from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.nets.norms import Referenced, VirtualBatchNorm
 from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
+from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
 from jaxgen.nets.weights import spectral
 from jaxgen.processes import cosine
 from jaxgen.types import Batch, Model, Seen
@@ -100,6 +101,13 @@ def big():
     return families.gan(network(generator), network(critic), 8, **options)
 
 
+def style():
+    """StyleGAN2's: two networks that are one player, a mean of styles and one of path lengths."""
+    generator = network(Mapping(8, 2)), network(StyleSynthesis2(SHAPE, 4, 8))
+    options = {"path_length": families.PathLength(every=2), "layers": styles(SHAPE)}
+    return families.style_gan(*generator, network(StyleCritic(4, 8)), 8, **options)
+
+
 def vq():
     encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
     return families.vq_vae(encoder, decoder, families.vq(4, 3), network(PixelCNN(4, 4, layers=1)), (2, 2))
@@ -170,6 +178,7 @@ class Kind(NamedTuple):
 ZOO = {
     "vae": Kind(conv_vae),
     "gan": Kind(gan, ("critic", "critic", "generator")),
+    "style": Kind(style),
     "vq": Kind(vq),
     "began": Kind(began),
     "ada": Kind(ada),
