@@ -85,7 +85,8 @@ GAMES: dict[str, Game] = {
         turns=5,
         optimizer=lambda: optax.adam(1e-4, b1=0.0, b2=0.9),
     ),
-    "dragan": Game(NS, norm=False, paid=(penalties.dragan(),)),
+    # with one critic turn it collapses
+    "dragan": Game(NS, norm=False, paid=(penalties.dragan(),), turns=5),
     "hinge": Game(adversarial.hinge()),
     "rpgan": Game(adversarial.relativistic()),
     "ebgan": Game(heads.energy(0.2, pull_away=0.1), autoencoder=2),

@@ -61,13 +61,16 @@ EMBEDDED: dict[str, tuple[Callable[..., Dataset], str]] = {
 }
 TFDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
-    "binary_mnist": mnist.load_binary,
-    "mnist_attributes": attributes.load_mnist,
     "fashion_mnist": mnist.load_fashion,
     "cifar10": cifar10.load,
     "celeb_a": celeb_a.load,
 }
-SETS: dict[str, Callable[..., Dataset]] = {name: entry[0] for name, entry in EMBEDDED.items()} | TFDS
+OF_MNIST: dict[str, tuple[Callable[..., Dataset], str]] = {
+    "binary_mnist": (mnist.load_binary, "28x28x1, 50,000 train + 10,000 validation + 10,000 test"),
+    "mnist_attributes": (attributes.load_mnist, "28x28x1, 60,000 train + 10,000 test"),
+    "stacked_mnist": (mnist.load_stacked, "28x28x3, any number"),
+}
+SETS: dict[str, Callable[..., Dataset]] = {name: entry[0] for name, entry in (EMBEDDED | OF_MNIST).items()} | TFDS
 
 
 def load(name: str, split: str = "train", **options) -> Dataset:
@@ -105,6 +108,7 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     """
     own = name in EMBEDDED or name.startswith("folder:") or name.endswith(".npz")
     check(not own, f"{name} needs no preparing; use it as it is")
+    name = "mnist" if name in OF_MNIST else name
     return tfds_images.prepare(name.removeprefix("tfds:"), data_dir)
 
 
@@ -119,7 +123,10 @@ def available() -> list[tuple[str, str, str]]:
             text, ready = tfds_images.summary(name)
         except InputError:  # a prepared set without pictures
             continue
-        rows.append((name, text, "prepared" if ready else f"not prepared: jaxgen data prepare {name}"))
+        state = "prepared" if ready else f"not prepared: jaxgen data prepare {name}"
+        rows.append((name, text, state))
+        if name == "mnist":
+            rows += [(other, text, f"{state}, made of mnist") for other, (_, text) in OF_MNIST.items()]
     rows.append(("folder:PATH", "pictures, sub-folders are labels", "yours"))
     return [*rows, ("PATH.npz", "arrays x and labels", "yours")]
 

@@ -327,6 +327,18 @@ def test_part_of_a_split_and_resizing(mnist_dir):
     assert part.size == 100 and part.shape == (14, 14, 1) and everything(part).condition is None
 
 
+def test_three_digits_are_the_colours_of_one_picture(mnist_dir):
+    stacked, grey = data.load("stacked_mnist", "test", n=3000), everything(data.load("mnist", "test"))
+    batch = everything(stacked)
+    assert stacked.shape == (28, 28, 3) and stacked.classes[407] == "407" and batch.condition.dtype == np.int32
+    known = {x.tobytes(): label for x, label in zip(grey.x, grey.condition, strict=True)}
+    digits = [[known[np.ascontiguousarray(x[..., c]).tobytes()] for c in range(3)] for x in batch.x]
+    np.testing.assert_array_equal(np.array(digits) @ [100, 10, 1], batch.condition)  # every channel is one of MNIST's
+    again = data.load("stacked_mnist", "test", n=50)
+    np.testing.assert_array_equal(everything(again).x, batch.x[:50])
+    assert np.abs(np.corrcoef(np.array(digits).T) - np.eye(3)).max() < 5 / np.sqrt(3000)  # drawn independently
+
+
 # Names
 
 
@@ -339,6 +351,7 @@ def test_part_of_a_split_and_resizing(mnist_dir):
         ("digits", {"split": "validation"}, "give one of train, test, all"),
         ("rings", {"split": "all"}, "give one of train, test"),
         ("rings", {"n": 0}, "n=0"),
+        ("stacked_mnist", {"n": 0}, "n=0"),
         ("digits", {"size": 32}, "no option 'size'"),
         ("celeb_a", {"labels": "x"}, "it has size, attributes"),
         ("cifar10", {"sise": 32}, "it has size, labels"),
@@ -367,6 +380,7 @@ def test_available_is_quick_and_names_the_command(tmp_path, monkeypatch, faces_d
     assert rows["digits"][1] == rows["gaussians25"][1] == "embedded"
     assert rows["celeb_a"] == ("218x178x3, 5 train", "prepared")
     assert rows["cifar10"] == ("32x32x3", "not prepared: jaxgen data prepare cifar10")
+    assert rows["stacked_mnist"][1] == "not prepared: jaxgen data prepare mnist, made of mnist"
 
 
 # Parts of a set

@@ -1,0 +1,183 @@
+"""Adversarial objectives by the protocol of a published comparison: one pair of networks, one budget, one FID.
+
+jaxgen train experiments/gan_table.py --objective wgan_gp --name fashion_mnist
+python experiments/gan_table.py runs/gan_table --epochs 2 --samples 2000      # the table, of as long as one likes
+
+Lucic et al. 2018 (arXiv:1711.10337), section 5 and appendix: InfoGAN's networks, z uniform in [-1, 1]^64, minibatches
+of 64, 20 epochs of 50,000 images; Fréchet distance of 10,000 samples to the 10,000 test images, grey ones in three
+equal channels. There the numbers of an optimizer are searched (100 settings each, the best one counts); here each
+objective has one setting, that of its own paper or else Adam at 2e-4 with beta_1 = 0.5.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen import Experiment, data, families, fit, sample, viz
+from jaxgen.data.pipeline import to_uint8
+from jaxgen.losses import adversarial, heads, penalties
+from jaxgen.losses.information import Codes
+from jaxgen.metrics import frechet
+from jaxgen.metrics.evaluation import extractor_for
+from jaxgen.metrics.features import extract
+from jaxgen.nets import network
+from jaxgen.nets.heads import AutoencoderCritic
+from jaxgen.nets.layers import Conv, ConvTranspose, Dense
+from jaxgen.nets.norms import BatchNorm
+from jaxgen.nets.primitives import constant_std
+from jaxgen.optimizers import clip_weights
+from jaxgen.types import Array, Tree
+
+Objective = Literal["minimax", "non_saturating", "lsgan", "wgan", "wgan_gp", "dragan", "began"]
+SMALL = constant_std(0.02)
+EPOCH, BATCH, LATENT = 50_000, 64, 64
+
+
+class Generator(nn.Module):
+    """z [B, D] -> image: InfoGAN's (Chen et al. 2016, arXiv:1606.03657, table 1)."""
+
+    shape: Sequence[int]
+
+    @nn.compact
+    def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
+        height, width, channels = self.shape
+        small = (height // 4, width // 4, 128)
+        h = nn.relu(BatchNorm()(Dense(1024, kernel_init=SMALL)(z), train))
+        h = nn.relu(BatchNorm()(Dense(math.prod(small), kernel_init=SMALL)(h), train)).reshape(-1, *small)
+        h = nn.relu(BatchNorm()(ConvTranspose(64, kernel_init=SMALL)(h), train))
+        return jnp.tanh(ConvTranspose(channels, kernel_init=SMALL)(h))
+
+
+class Critic(nn.Module):
+    """Image -> score: InfoGAN's; norm: batch normalisation, which penalties on each image's gradient forbid."""
+
+    norm: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
+        leaky = partial(nn.leaky_relu, negative_slope=0.2)
+        norm = (lambda h: BatchNorm()(h, train)) if self.norm else lambda h: h
+        h = leaky(Conv(64, 4, 2, kernel_init=SMALL)(x))
+        h = leaky(norm(Conv(128, 4, 2, kernel_init=SMALL)(h)))
+        h = leaky(norm(Dense(1024, kernel_init=SMALL)(h.reshape(h.shape[0], -1))))
+        return Dense(1, kernel_init=SMALL)(h)[:, 0]
+
+
+class Encoder(nn.Module):
+    """BEGAN's critic is an autoencoder; its first half."""
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
+        h = nn.elu(Conv(64, 4, 2, kernel_init=SMALL)(x))
+        h = nn.elu(Conv(128, 4, 2, kernel_init=SMALL)(h))
+        return Dense(64, kernel_init=SMALL)(h.reshape(h.shape[0], -1))
+
+
+class Choice(NamedTuple):
+    loss: adversarial.Objective
+    norm: bool = True
+    paid: tuple[penalties.Penalty, ...] = ()
+    turns: int = 1
+    rate: float = 2e-4
+    momentum: float = 0.5
+
+
+NS = adversarial.non_saturating()
+CHOICES = {
+    "minimax": Choice(adversarial.minimax()),
+    "non_saturating": Choice(NS),
+    "lsgan": Choice(adversarial.least_squares()),
+    "wgan": Choice(adversarial.wasserstein(), turns=5, rate=5e-5),
+    "wgan_gp": Choice(adversarial.wasserstein(), False, (penalties.gradient_penalty(10.0),), 5, 1e-4, 0.0),
+    "dragan": Choice(NS, False, (penalties.dragan(),), 5),
+    "began": Choice(heads.began(0.7)),
+}
+
+
+def experiment(
+    *, objective: Objective = "non_saturating", name: str = "mnist", epochs: int = 20, averaged: bool = False
+) -> Experiment:
+    """A GAN with InfoGAN's networks.
+
+    Args:
+        objective: what the players minimise
+        name: of a data set, mnist or fashion_mnist
+        epochs: times 50,000 images, by turns of the generator
+        averaged: average the parameters, as the published comparison does not
+    """
+    images, choice = data.load(name), CHOICES[objective]
+    critic = AutoencoderCritic(Encoder(), Generator(images.shape), 1) if objective == "began" else Critic(choice.norm)
+    model = families.gan(
+        network(Generator(images.shape)),
+        network(critic),
+        Codes(0, continuous=LATENT),
+        objective=choice.loss,
+        penalties=choice.paid,
+    )
+    adam = partial(optax.adam, choice.rate, b1=choice.momentum)
+    rms = optax.rmsprop(choice.rate)
+    players = {"critic": adam(), "generator": adam()}
+    if objective == "wgan":
+        players = {"critic": optax.chain(rms, clip_weights(0.01)), "generator": rms}
+    steps = epochs * EPOCH // BATCH
+    order = ("critic",) * choice.turns + ("generator",)
+    return Experiment(model, players, images, BATCH, steps, order=order, ema=0.999 if averaged else 0.0)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def distances(exp: Experiment, state, samples: int, extractors: dict) -> dict[str, float]:
+    """{extractor: Fréchet distance of so many samples to as many test images}, and that of the training images to the
+    test images, the floor."""
+    images = np.asarray(to_uint8(sample(exp.model, state, jax.random.key(1), samples, batch=500)))
+    test = data.load(exp.data.name, "test")
+    rows = np.arange(samples)
+    found = {}
+    for name, extractor in extractors.items():
+        sets = {
+            "": data.in_memory("samples", "drawn", images),
+            " floor": data.subset(exp.data, rows),
+            "reals": data.subset(test, rows),
+        }
+        vectors = {key: extract(extractor, images).vectors for key, images in sets.items()}
+        for key in ("", " floor"):
+            found[f"{name}{key}"] = frechet.fid(vectors["reals"], vectors[key]).value
+    return found
+
+
+def main() -> None:
+    """Train every objective, and print its distances."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--objectives", nargs="+", choices=get_args(Objective), default=list(get_args(Objective)))
+    parser.add_argument("--names", nargs="+", default=["mnist"])
+    parser.add_argument("--extractors", nargs="+", default=["classifier", "inception"])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=10_000)
+    chosen = parser.parse_args()
+    for name in chosen.names:
+        extractors = {kind: extractor_for(kind, data.load(name)) for kind in chosen.extractors}
+        for objective in chosen.objectives:
+            for seed in range(chosen.seeds):
+                exp = experiment(objective=objective, name=name, epochs=chosen.epochs)._replace(seed=seed)
+                folder = chosen.out / f"{name}-{objective}-{seed}"
+                state = fit(exp, folder, progress=False)
+                found = distances(exp, state, chosen.samples, extractors)
+                print(json.dumps({"name": name, "objective": objective, "seed": seed, **found}), flush=True)
+                viz.save_picture(folder / "grid.png", sample(exp.model, state, jax.random.key(1), 64), 8)
+
+
+if __name__ == "__main__":
+    main()
