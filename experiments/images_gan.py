@@ -87,4 +87,5 @@ def experiment(
         condition=condition,
     )
     players = {"critic": optax.adam(4e-4, b1=0.0, b2=0.9), "generator": optax.adam(1e-4, b1=0.0, b2=0.9)}
-    return Experiment(model, players, images, batch, steps, order=both)
+    turns = {"sngan": 5, "sagan": 1, "biggan": 2}[kind]
+    return Experiment(model, players, images, batch, steps, order=("critic",) * turns + ("generator",))

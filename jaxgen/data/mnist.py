@@ -63,8 +63,8 @@ def load_stacked(split: str = "train", *, n: int = 128_000, data_dir: str | None
 
     def take(indices: np.ndarray) -> Batch:
         chosen = grey.take(digits[indices].ravel())
-        x = chosen.x.reshape(len(indices), 3, 28, 28).transpose(0, 2, 3, 1)
+        x = np.asarray(chosen.x).reshape(len(indices), 3, 28, 28).transpose(0, 2, 3, 1)
         labels = np.asarray(chosen.condition).reshape(-1, 3) @ np.array([100, 10, 1])
-        return Batch(np.ascontiguousarray(x), labels.astype(np.int32))
+        return chosen._replace(x=np.ascontiguousarray(x), condition=labels.astype(np.int32))
 
     return Dataset("stacked_mnist", split, n, (28, 28, 3), take, tuple(f"{i:03d}" for i in range(1000)))

@@ -21,6 +21,7 @@ from jaxgen.sampling.sample import (
     stream,
     weights,
 )
+from jaxgen.sampling.standing import standing
 from jaxgen.sampling.walks import (
     along,
     arithmetic,
@@ -80,6 +81,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "slerp",
+    "standing",
     "stream",
     "traverse",
     "truncated",

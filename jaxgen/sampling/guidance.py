@@ -103,16 +103,17 @@ def truncated(threshold: float | Array) -> Partial:
     return Partial(_truncated, jnp.asarray(threshold, jnp.float32))
 
 
+def cut_off(z: Array, threshold: Array) -> Array:
+    """A normal z at the same quantile of the normal distribution that is cut off at -threshold and threshold."""
+    check(jnp.issubdtype(z.dtype, jnp.floating), "only a normal z can be cut off, these latents are integers")
+    root = jnp.sqrt(2.0)
+    inside = jax.lax.erf(threshold / root) * jax.lax.erf(z / root)
+    return jnp.where(jnp.isinf(threshold), z, jnp.clip(root * jax.lax.erf_inv(inside), -threshold, threshold))
+
+
 def _truncated(threshold: Array, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
-    base, root = predict_of(condition), jnp.sqrt(2.0)
-
-    def predict(z: Array, t: Array) -> Prediction:
-        check(jnp.issubdtype(z.dtype, jnp.floating), "only a normal z can be cut off, these latents are integers")
-        inside = jax.lax.erf(threshold / root) * jax.lax.erf(z / root)
-        cut = jnp.clip(root * jax.lax.erf_inv(inside), -threshold, threshold)
-        return base(jnp.where(jnp.isinf(threshold), z, cut), t)
-
-    return predict
+    base = predict_of(condition)
+    return lambda z, t: base(cut_off(z, threshold), t)
 
 
 def compose(*guidances: Guidance) -> Partial:

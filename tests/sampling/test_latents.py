@@ -1,11 +1,15 @@
 """Two latent spaces and what is found in them: codes, mixed styles, directions, inverted images."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgen.conditions import labels
+from jaxgen.nets import network
+from jaxgen.nets.norms import BatchNorm
 from jaxgen.sampling import (
     along,
     analogy,
@@ -20,10 +24,11 @@ from jaxgen.sampling import (
     mix,
     principal,
     sample,
+    standing,
     truncated,
 )
 from jaxgen.sampling.inversion import squares
-from jaxgen.types import Game, InputError, Model, Prediction, TrainState, normal, one_shot
+from jaxgen.types import Average, Game, InputError, Model, Prediction, TrainState, normal, one_shot
 
 RNG = np.random.default_rng(0)
 MAP = jnp.asarray(RNG.normal(size=(3, 2, 3)), jnp.float32)  # z [3] -> w [2, 3]
@@ -222,3 +227,53 @@ def test_what_cannot_be_inverted_is_refused():
     )
     with pytest.raises(InputError, match="latents are integers"):
         invert(whole, STATE, jnp.zeros((1, 3, 3, 1)))
+
+
+# --- standing statistics ---------------------------------------------------------------------------------------------
+
+
+class Normalised(nn.Module):
+    """Batch normalisation of z, or of z and a label's own multiple of it."""
+
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, z, condition=None, train=False):
+        gain = 1.0 if condition is None else condition[:, None].astype(jnp.float32)
+        return BatchNorm(momentum=self.momentum)(gain * z, train)
+
+
+def normalised(momentum, condition=None):
+    net = network(Normalised(momentum))
+    given = None if condition is None else condition.blank(4)
+    params, stats = net.init(jax.random.key(0), jnp.zeros((4, 3)), given)
+    model = MODEL._replace(
+        predict=lambda p, e, c: lambda z, t: Prediction(net.apply(p["generator"], e["generator"], z, c)[0]),
+        decode=Model._field_defaults["decode"],
+        condition=condition,
+    )
+    return model, net, STATE._replace(params={"generator": params}, extra={"generator": stats})
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+@pytest.mark.parametrize("threshold", [0.5, np.inf])
+def test_standing_statistics_are_those_of_the_truncated_latents(threshold, momentum):
+    model, net, state = normalised(momentum)
+    after = standing(model, net, state, jax.random.key(3), threshold=threshold, passes=50, batch=200)
+    found = after.extra["generator"]["batch_stats"]["BatchNorm_0"]["norm"]
+    wanted = stats.truncnorm(-threshold, threshold).var()
+    np.testing.assert_allclose(found["mean"], 0.0, atol=5 * np.sqrt(wanted / 10_000))
+    np.testing.assert_allclose(found["var"], wanted, rtol=5 * np.sqrt(2 / 10_000))
+    x = np.asarray(sample(model, after, jax.random.key(5), 4000, guidance=truncated(threshold), batch=4000))
+    assert abs(x.std() - 1) < 0.05  # normalised as in training
+
+
+def test_standing_statistics_are_over_all_labels_and_of_averaged_weights():
+    model, net, state = normalised(0.9, labels(3))  # gains 0, 1, 2: a variance of 5 / 3 on average
+    averaged = state._replace(ema=Average(state.params, state.extra))
+    after = standing(model, net, averaged, jax.random.key(3), passes=50, batch=200)
+    found = after.ema.extra["generator"]["batch_stats"]["BatchNorm_0"]["norm"]
+    np.testing.assert_allclose(found["var"], 5 / 3, rtol=0.08)
+    assert after.extra is state.extra
+    with pytest.raises(InputError, match="has no batch statistics"):
+        standing(model, net, state._replace(extra={"generator": {}}), jax.random.key(3))
