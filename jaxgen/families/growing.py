@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxgen.types import Batch, Loss, Model, Tree, Turn, check
+from jaxgen.types import Array, Batch, Loss, Model, Tree, Turn, check
 
 
 def fading(model: Model, steps: int) -> Model:
-    """The same model, whose networks' state "fade" has alpha = min(1, step / steps), the share of the newest scale
-    (Karras et al. 2017, arXiv:1710.10196, section 2 and figure 2); steps 0: the scale is there from the start.
+    """The same model, whose networks' state "fade" has alpha = min(1, step / steps), the share of the newest scale, and
+    whose images are faded alike: alpha x + (1 - alpha) of x at half the size, enlarged again (Karras et al. 2017,
+    arXiv:1710.10196, section 2 and figure 2). steps 0: the scale is there from the start.
 
     InputError for a model none of whose networks fades anything in: those of `nets.progressive` do.
     """
@@ -27,9 +28,17 @@ def fading(model: Model, steps: int) -> Model:
             now = {
                 name: {**stats, "fade": {"alpha": share}} if "fade" in stats else stats for name, stats in extra.items()
             }
-            return loss(params, now, turn, batch)
+            seen = batch._replace(x=share * batch.x + (1.0 - share) * coarse(batch.x)) if steps else batch
+            return loss(params, now, turn, seen)
 
         return at_this_step
 
     losses = {player: faded(loss) for player, loss in model.game.losses.items()}
     return model._replace(game=model.game._replace(init=init, losses=losses))
+
+
+def coarse(x: Array) -> Array:
+    """Images [B, H, W, C] without their finest scale: every 2x2 pixels are their mean."""
+    b, height, width, channels = x.shape
+    means = x.reshape(b, height // 2, 2, width // 2, 2, channels).mean((2, 4), keepdims=True)
+    return jnp.broadcast_to(means, (b, height // 2, 2, width // 2, 2, channels)).reshape(x.shape)

@@ -119,24 +119,30 @@ def test_a_style_gan_that_cannot_be_is_refused(options):
 # --- fading in -------------------------------------------------------------------------------------------------------
 
 
-def test_the_share_of_a_new_scale_grows_with_the_steps():
-    seen = []
+def test_the_share_of_a_new_scale_grows_with_the_steps_in_networks_and_images():
+    seen, x = [], RNG.normal(size=(N, 4, 4, 1)).astype(np.float32)
 
     def scored(params, stats, x, c, train=False):
-        seen.append(stats["fade"]["alpha"])
-        return x @ params, stats
+        seen.append((stats["fade"]["alpha"], x))
+        return x.reshape(len(x), -1) @ params, stats
 
-    growing = Network(lambda key, x, c: (jnp.ones(DIMS), {"fade": {"alpha": jnp.ones(())}}), scored)
-    drawn = Network(lambda key, z, c: (jnp.ones(DIMS), {}), lambda p, s, z, c, train=False: (z[:, :1] * p, s))
+    def made(params, stats, z, c, train=False):
+        return (z[:, :1] * params).reshape(-1, 4, 4, 1), stats
+
+    growing = Network(lambda key, x, c: (jnp.ones(16), {"fade": {"alpha": jnp.ones(())}}), scored)
+    drawn = Network(lambda key, z, c: (jnp.ones(16), {}), made)
     m = fading(gan(drawn, growing, 2), 10)
-    params, extra = m.game.init(jax.random.key(0), Batch(X))
+    params, extra = m.game.init(jax.random.key(0), Batch(jnp.asarray(x)))
+    means = x.reshape(N, 2, 2, 2, 2, 1).mean((2, 4))
     for step, alpha in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0)):
-        seen.clear()
         for player in ("critic", "generator"):
-            _, (_, after) = losses_of(m, step)[player](params, extra, KEYS, Batch(X))
-        np.testing.assert_allclose(seen, np.full(len(seen), alpha), rtol=1e-6)
+            seen.clear()
+            _, (_, after) = losses_of(m, step)[player](params, extra, KEYS, Batch(jnp.asarray(x)))
+            np.testing.assert_allclose([share for share, _ in seen], np.full(len(seen), alpha), rtol=1e-6)
+            real = alpha * x + (1 - alpha) * means.repeat(2, 1).repeat(2, 2)  # half the size, enlarged again
+            np.testing.assert_allclose(seen[0][1], real, atol=1e-6)
         assert after["critic"]["fade"]["alpha"] == alpha if step else True
     with pytest.raises(InputError, match="no network of this model fades a scale in"):
-        fading(gan(drawn, critic, 2), 10).game.init(jax.random.key(0), Batch(X))
+        fading(model(), 10).game.init(jax.random.key(0), Batch(X))
     with pytest.raises(InputError, match="number of steps, not -1"):
         fading(m, -1)
