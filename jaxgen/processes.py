@@ -1,4 +1,4 @@
-"""Diffusion processes, x_t = alpha(t) x_0 + sigma(t) eps with eps ~ N(0, I), and the algebra of their predictions.
+"""Diffusion processes, x_t = alpha(t) x_0 + sigma(t) eps with eps ~ N(0, I).
 
 Times are continuous, t in [0, 1]; a discrete process of T steps (Ho et al. 2020, arXiv:2006.11239) is the same
 process on the grid t = i / T. A process is a pytree of numbers with static functions, so it passes through `jit` as an
@@ -6,9 +6,6 @@ argument.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +45,66 @@ def cosine(steps: int = 1000, s: float = 0.008, *, clip: float = 1.0) -> Process
     return from_betas(np.clip(1.0 - f[1:] / f[:-1], 1e-12, 0.999), clip)
 
 
+def sigmoid(
+    steps: int = 1000, start: float = -3.0, stop: float = 3.0, tau: float = 1.0, *, clip: float = 1.0
+) -> Process:
+    """alpha(t)^2 = (S(stop) - S(start + t (stop - start))) / (S(stop) - S(start)), S(v) = sigmoid(v / tau), every beta
+    clipped at 0.999 (Jabri, Fleet and Chen 2022, arXiv:2212.11972, appendix; Chen 2023, arXiv:2301.10972, figure 3)."""
+    check(stop > start and tau > 0, f"a sigmoid runs from start to stop > start at tau > 0, not {start}, {stop}, {tau}")
+    s = 1.0 / (1.0 + np.exp(-np.linspace(start, stop, steps + 1) / tau))
+    f = (s[-1] - s) / (s[-1] - s[0])
+    return from_betas(np.clip(1.0 - f[1:] / f[:-1], 1e-12, 0.999), clip)
+
+
+def flow(*, clip: float = 1.0) -> Process:
+    """alpha = 1 - t, sigma = t: the straight paths of rectified flow and of flow matching with a Gaussian source (Liu,
+    Gong and Liu 2022, arXiv:2209.03003, eq. 1; Lipman et al. 2022, arXiv:2210.02747, eq. 20 and 23 with sigma_min = 0,
+    time reversed)."""
+    return Process(Partial(_remaining), Partial(jnp.asarray), Partial(_flow_time), clip=jnp.asarray(clip, jnp.float32))
+
+
+def _remaining(t: Array) -> Array:
+    return 1.0 - t
+
+
+def _flow_time(log_snr: Array) -> Array:
+    return jnp.reciprocal(1.0 + jnp.exp(0.5 * log_snr))
+
+
+def variance_exploding(sigma_max: float = 80.0, *, clip: float = 1.0) -> Process:
+    """alpha = 1, sigma = sigma_max t, from N(0, sigma_max^2 I): EDM's, whose times are its noise levels (Karras et al.
+    2022, arXiv:2206.00364, section 3 and table 1). Its steps are those of `sampling.karras`."""
+    check(sigma_max > 0, f"the largest noise level must be positive, it is {sigma_max}")
+    most = jnp.asarray(sigma_max, jnp.float32)
+    functions = (Partial(jnp.ones_like), Partial(jnp.multiply, most), Partial(_level_time, most))
+    return Process(*functions, scale=most, clip=jnp.asarray(clip, jnp.float32))
+
+
+def _level_time(sigma_max: Array, log_snr: Array) -> Array:
+    return jnp.exp(-0.5 * log_snr) / sigma_max
+
+
+def shifted(process: Process, ratio: float) -> Process:
+    """The same process at other times: log SNR'(t) = log SNR(t) - 2 log ratio, for images whose sides are `ratio` times
+    those for which the process was chosen, and which need as much more noise to be as blurred (Hoogeboom, Heek and
+    Salimans 2023, arXiv:2301.11093, eq. 3; for a flow t' = ratio t / (1 + (ratio - 1) t), Esser et al. 2024,
+    arXiv:2403.03206, eq. 23). Times at which the process itself has not so much noise are at its end."""
+    check(ratio > 0, f"the ratio of two sides must be positive, it is {ratio}")
+    by = jnp.asarray(2.0 * np.log(ratio), jnp.float32)
+    alpha, sigma = (Partial(_at_shifted, process, function, by) for function in (process.alpha, process.sigma))
+    return process._replace(alpha=alpha, sigma=sigma, time=Partial(_shifted_time, process, by))
+
+
+def _at_shifted(process: Process, function: Partial, by: Array, t: Array) -> Array:
+    inside = jnp.clip(t, 1e-12, 1.0)
+    moved = process.time(log_snr(process, inside) - by)
+    return function(jnp.where(t > 0, jnp.where(t < 1, moved, 1.0), 0.0))
+
+
+def _shifted_time(process: Process, by: Array, log_snr: Array) -> Array:
+    return process.time(log_snr + by)
+
+
 def _log_alpha(table: Array, t: Array) -> Array:
     steps = table.shape[0] - 1
     return jnp.interp(t * steps, jnp.arange(steps + 1, dtype=jnp.float32), table)
@@ -81,34 +138,6 @@ def like(scale: Array, x: Array) -> Array:
 def diffuse(process: Process, x0: Array, eps: Array, t: Array) -> Array:
     """x_t = alpha(t) x_0 + sigma(t) eps (Ho et al. 2020, eq. 4). x0, eps: [B, ...]; t: [B] or a scalar."""
     return like(process.alpha(t), x0) * x0 + like(process.sigma(t), x0) * eps
-
-
-class Parametrisation(NamedTuple):
-    """What a denoiser's output means: its regression target, and the x_0 that an output stands for.
-
-    target(alpha, sigma, x0, eps) -> what the network should give
-    to_x0(alpha, sigma, x_t, output) -> x_0
-    """
-
-    target: Callable[[Array, Array, Array, Array], Array]
-    to_x0: Callable[[Array, Array, Array, Array], Array]
-
-
-PARAMETRISATIONS = {
-    # Ho et al. 2020, eq. 11 and 15
-    "eps": Parametrisation(lambda a, s, x0, eps: eps, lambda a, s, x, out: (x - s * out) / a),
-    "x0": Parametrisation(lambda a, s, x0, eps: x0, lambda a, s, x, out: out),
-    # v = alpha eps - sigma x_0 (Salimans and Ho 2022, arXiv:2202.00512, section 4)
-    "v": Parametrisation(
-        lambda a, s, x0, eps: a * eps - s * x0, lambda a, s, x, out: (a * x - s * out) / (a**2 + s**2)
-    ),
-}
-
-
-def parametrisation(name: str) -> Parametrisation:
-    """The parametrisation of that name: 'eps', 'x0' or 'v'."""
-    check(name in PARAMETRISATIONS, f"unknown prediction {name!r}: choose one of {', '.join(PARAMETRISATIONS)}")
-    return PARAMETRISATIONS[name]
 
 
 def to_eps(alpha: Array, sigma: Array, x_t: Array, x0: Array) -> Array:

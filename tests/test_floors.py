@@ -20,6 +20,7 @@ FLOORS = {
     "losses": 1,
     "nets": 1,
     "optimizers": 1,
+    "parametrisations": 1,
     "processes": 1,
     "torch_file": 1,
     "families": 2,

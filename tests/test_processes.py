@@ -5,7 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.processes import PARAMETRISATIONS, cosine, diffuse, from_betas, like, linear, parametrisation, to_eps
+from jaxgen.parametrisations import PARAMETRISATIONS, edm, parametrisation
+from jaxgen.processes import (
+    cosine,
+    diffuse,
+    flow,
+    from_betas,
+    like,
+    linear,
+    log_snr,
+    shifted,
+    sigmoid,
+    to_eps,
+    variance_exploding,
+)
 from jaxgen.types import InputError
 
 BETAS = {
@@ -158,7 +171,7 @@ def test_the_clean_image_comes_back_from_the_target(prediction):
     f = parametrisation(prediction)
     got = f.to_x0(a, s, x_t, f.target(a, s, x0, eps))
     # (x_t - sigma eps) / alpha loses what float32 loses of x_t: 1e-7 / alpha
-    assert np.all(np.abs(got - x0) < 1e-6 * (5 + 5 / a if prediction == "eps" else 5))
+    assert np.all(np.abs(got - x0) < 1e-6 * (5 + 5 / a if prediction in ("eps", "edm") else 10))
 
 
 @pytest.mark.parametrize("prediction", sorted(PARAMETRISATIONS))
@@ -188,6 +201,83 @@ def test_v_is_its_formula_and_a_rotation():
     np.testing.assert_allclose(a * x_t - s * v, x0, atol=5e-6)
     np.testing.assert_allclose(s * x_t + a * v, eps, atol=5e-6)
     np.testing.assert_allclose(x_t**2 + v**2, x0**2 + eps**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", sorted(PARAMETRISATIONS))
+def test_an_error_of_the_output_is_so_much_of_one_in_the_clean_image(prediction):
+    a, s, _, _, x_t = diffused(INSIDE[:60])
+    f, output = parametrisation(prediction), np.zeros_like(x_t)
+    moved = f.to_x0(a, s, x_t, output + 0.5) - f.to_x0(a, s, x_t, output)
+    np.testing.assert_allclose(np.abs(moved), 0.5 * np.broadcast_to(f.error(a, s), x_t.shape), rtol=1e-3, atol=1e-6)
+
+
+def test_the_velocity_of_a_flow_is_its_derivative_in_time():
+    t = jnp.linspace(0.01, 0.99, 9)[:, None]
+    x0, eps = np.random.default_rng(5).normal(size=(2, 9, 5)).astype(np.float32)
+    process, u = flow(), parametrisation("velocity")
+    _, slope = jax.jvp(lambda t: process.alpha(t) * x0 + process.sigma(t) * eps, (t,), (jnp.ones_like(t),))
+    np.testing.assert_allclose(slope, u.target(process.alpha(t), process.sigma(t), x0, eps), atol=1e-6)
+    end = u.to_x0(jnp.zeros(()), jnp.ones(()), eps, eps - x0)  # at t = 1, where eps says nothing of x_0
+    np.testing.assert_allclose(end, x0, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.5, 3.0, 80.0])
+def test_edm_s_network_sees_and_predicts_numbers_of_variance_one(level):
+    d, n, f = 0.7, 200_000, edm(0.7)
+    x0, eps = np.random.default_rng(6).normal(size=(2, n, 1)).astype(np.float32)
+    a, s = np.ones((n, 1), np.float32), np.full((n, 1), level, np.float32)
+    x_t = d * x0 + level * eps
+    seen, noise = f.inputs(a, s, x_t, jnp.full(n, 0.3))
+    np.testing.assert_allclose(noise, np.log(level) / 4, rtol=1e-6)
+    assert abs(np.std(seen) - 1) < 5 / np.sqrt(2 * n) + 1e-4
+    target = f.target(a, s, d * x0, eps)
+    assert abs(np.std(target) - 1) < 5 / np.sqrt(2 * n) + 1e-3
+    half = f.inputs(0.5 * a, 0.5 * s, 0.5 * x_t, jnp.full(n, 0.3))[0]  # of the level alone, not of the scale
+    np.testing.assert_allclose(half, seen, rtol=1e-5, atol=1e-6)
+    if level == 0.5:  # table 1
+        np.testing.assert_allclose(f.error(1.0, 0.5), 0.5 * d / np.sqrt(0.25 + d**2), rtol=1e-6)
+        np.testing.assert_allclose(f.to_x0(1.0, 0.5, 2.0, 0.0), 2.0 * d**2 / (0.25 + d**2), rtol=1e-6)
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+MORE = {"sigmoid": sigmoid(), "flow": flow(), "exploding": variance_exploding(50.0), "shifted": shifted(linear(), 2.0)}
+MORE["shifted flow"] = shifted(flow(), 3.0)
+
+
+@pytest.mark.parametrize("name", sorted(MORE))
+def test_times_are_the_inverse_of_the_log_snr(name):
+    # a shifted process of a largest noise level has that level at all its last times
+    process, t = MORE[name], jnp.linspace(0.02, 0.9 if name == "shifted" else 0.98, 25)
+    np.testing.assert_allclose(process.time(log_snr(process, t)), t, atol=2e-3 if "shifted" in name else 5e-4)
+    falling = np.float64(log_snr(process, t))
+    assert np.all(np.diff(falling) < 0)
+    assert float(process.alpha(jnp.zeros(()))) == 1.0 and float(process.sigma(jnp.zeros(()))) == 0.0
+
+
+def test_the_sigmoid_schedule_is_its_formula():
+    t, start, stop, tau = np.arange(1, 1000) / 1000, -3.0, 3.0, 0.9
+    ends, between = (1 / (1 + np.exp(-v / tau)) for v in (np.array([start, stop]), start + t * (stop - start)))
+    wanted = (ends[1] - between) / (ends[1] - ends[0])
+    got = np.float64(sigmoid(1000, start, stop, tau).alpha(jnp.asarray(t, jnp.float32))) ** 2
+    np.testing.assert_allclose(got, wanted, atol=3e-6)
+
+
+def test_a_shift_moves_the_log_snr_and_a_flow_s_times():
+    t = jnp.linspace(0.05, 0.9, 12)
+    for process in (linear(), flow(), variance_exploding()):
+        moved = log_snr(shifted(process, 2.0), t) - log_snr(process, t)
+        inside = np.float64(moved) > -2 * np.log(2) + 1e-2  # where the process has so much noise at all
+        np.testing.assert_allclose(moved[~inside], -2 * np.log(2), atol=1e-2)
+        assert inside.sum() <= 2
+    np.testing.assert_allclose(shifted(flow(), 3.0).sigma(t), 3 * t / (1 + 2 * t), rtol=1e-4)
+    np.testing.assert_allclose(shifted(linear(), 1.0).alpha(t), linear().alpha(t), rtol=2e-3)
+
+
+@pytest.mark.parametrize("wrong", [lambda: shifted(flow(), 0.0), lambda: variance_exploding(0.0), lambda: edm(0.0)])
+def test_scales_that_are_none_are_refused(wrong):
+    with pytest.raises(InputError, match="must be positive"):
+        wrong()
 
 
 def test_an_unknown_parametrisation_is_refused_with_the_known_ones():

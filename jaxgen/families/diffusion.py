@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of, optional, where
+from jaxgen.losses.denoising import Coupling, TimesOf, Weighting, discrete, independent
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
-from jaxgen.processes import diffuse, like, parametrisation
+from jaxgen.parametrisations import Parametrisation, parametrisation
+from jaxgen.processes import diffuse, like
 from jaxgen.types import (
     Array,
     Batch,
@@ -39,20 +40,25 @@ def diffusion(
     shape: Sequence[int],
     *,
     sampler: Sampler,
-    prediction: str = "eps",
-    steps: int | None = 1000,
+    prediction: str | Parametrisation = "eps",
+    times: TimesOf | None = None,
+    weighting: Weighting | None = None,
+    coupling: Coupling = independent,
     condition: Conditioner | None = None,
     drop: float = 0.1,
 ) -> Model:
-    """loss = mean_i (target_i - f(x_t, t)_i)^2, x_t = alpha_t x_0 + sigma_t eps, one t an example: with prediction
-    "eps" the simple loss L_simple (eq. 14), up to the mean over dimensions.
+    """loss = w_t mean_i (x_0 - x^_0)_i^2, x_t = alpha_t x_0 + sigma_t eps, one t an example, x^_0 the estimate that the
+    denoiser's output stands for. Without a weighting it is the mean squared error of the output itself: with prediction
+    "eps" the simple loss L_simple (eq. 14), with "velocity" and `processes.flow()` flow matching (Lipman et al. 2022,
+    arXiv:2210.02747, eq. 23), with "edm" EDM's (Karras et al. 2022, arXiv:2206.00364, eq. 8).
 
-    denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names ("eps", "x0" or "v"), like x_t.
-    shape: of one example; sampler: the model's default; steps: times are uniform on {1/steps, ..., 1}, or on (0, 1]
-    with None. condition: an input of the denoiser, dropped with probability `drop`, which trains the unconditional
+    denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names, like x_t; x_t and t as the
+    parametrisation gives them to the network. shape: of one example; sampler: the model's default.
+    times, weighting, coupling: values of `losses.denoising`; by default t is uniform on {1/1000, ..., 1}.
+    condition: an input of the denoiser, dropped with probability `drop`, which trains the unconditional
     model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1); 0: never.
     """
-    f = parametrisation(prediction)
+    f, times = parametrisation(prediction), times or discrete()
     check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
     condition = optional(condition) if condition is not None and drop > 0 else condition
 
@@ -65,14 +71,21 @@ def diffusion(
         return {PLAYER: params}, {PLAYER: stats}
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        t, eps, dropped = jax.vmap(partial(_draw, tuple(shape), steps, drop))(turn.keys)
+        for_t, for_eps, for_drop = turn.split(3)
+        t, eps = times(process, for_t), coupling(batch.x, normal(for_eps.keys, shape), for_eps)
         c = condition_of(condition, batch)
         if condition is not None and condition.empty is not None:
+            dropped = jax.vmap(jax.random.uniform)(for_drop.keys) < drop
             c = where(dropped, condition.empty(batch.x.shape[0]), c)
-        x_t = diffuse(process, batch.x, eps, t)
-        output, stats = denoiser.apply(params[PLAYER], extra[PLAYER], x_t, t, c, train=True)
-        target = f.target(like(process.alpha(t), x_t), like(process.sigma(t), x_t), batch.x, eps)
-        return total(jnp.square(target - output)) / eps[0].size, ({}, {**extra, PLAYER: stats})
+        x_t, a, s = diffuse(process, batch.x, eps, t), *scales(batch.x, t)
+        output, stats = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x_t, t), c, train=True)
+        error = total(jnp.square(f.target(a, s, batch.x, eps) - output)) / eps[0].size
+        if weighting is not None:
+            error = weighting(process, t) * jnp.square(f.error(process.alpha(t), process.sigma(t))) * error
+        return error, ({}, {**extra, PLAYER: stats})
+
+    def scales(x: Array, t: Array) -> tuple[Array, Array]:
+        return like(process.alpha(t), x), like(process.sigma(t), x)
 
     def prior(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
         return process.scale * normal(keys, shape)
@@ -80,18 +93,11 @@ def diffusion(
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
         def denoise(x: Array, t: Array) -> Prediction:
             t = jnp.broadcast_to(t, x.shape[:1])
-            output, _ = denoiser.apply(params[PLAYER], extra[PLAYER], x, t, condition)
-            return Prediction(f.to_x0(like(process.alpha(t), x), like(process.sigma(t), x), x, output))
+            a, s = scales(x, t)
+            output, _ = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x, t), condition)
+            return Prediction(f.to_x0(a, s, x, output))
 
         return denoise
 
     game = Game(init, {PLAYER: loss}, partial(check_condition, condition))
     return Model(game, prior, predict, sampler, condition=condition, process=process)
-
-
-def _draw(shape: tuple[int, ...], steps: int | None, drop: float, key: Any) -> tuple[Array, Array, Array]:
-    """(t, eps, whether the condition is dropped) of one example."""
-    for_t, for_eps, for_drop = jax.random.split(key, 3)
-    u = jax.random.uniform(for_t)
-    t = 1.0 - u if steps is None else (jnp.floor(u * steps) + 1.0) / steps
-    return t, jax.random.normal(for_eps, shape), jax.random.uniform(for_drop) < drop

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from jaxgen.sampling.codes import in_codes, mix
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.directions import analogy, boundary, factors, principal
+from jaxgen.sampling.euler import euler, heun
 from jaxgen.sampling.guidance import classifier, classifier_free, compose, truncated, truncation
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, iterate, uniform
+from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.sample import (
     Options,
     conditions,
@@ -34,9 +39,19 @@ from jaxgen.sampling.walks import (
     slerp,
     traverse,
 )
-from jaxgen.types import Model, Sampler, check
+from jaxgen.types import Model, Process, Sampler, Solver, check
 
-SOLVERS = {"ddim": ddim, "ddpm": ddpm}  # (process) -> Solver: those chosen by name
+# (process) -> Solver: those chosen by name
+SOLVERS: dict[str, Callable[[Process], Solver]] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "euler": euler,
+    "euler_ancestral": partial(ddim, eta=1.0),  # the same step (Karras et al. 2022's in a variance-exploding process)
+    "heun": heun,
+    "dpmpp_2m": multistep,
+    "dpmpp_2m_sde": partial(multistep, eta=1.0),
+    "dpmpp_3m": partial(multistep, order=3),
+}
 
 
 def named(model: Model, solver: str, steps: int) -> Sampler:
@@ -60,24 +75,31 @@ __all__ = [
     "classifier_free",
     "compose",
     "conditions",
+    "custom",
     "ddim",
     "ddpm",
     "drawer",
     "encode",
+    "euler",
     "evaluations",
     "factors",
     "generate",
+    "heun",
     "image_shape",
     "in_codes",
     "interpolate",
     "invert",
     "iterate",
+    "karras",
     "latent_shape",
     "lerp",
+    "log_uniform",
     "manifold",
     "mix",
+    "multistep",
     "named",
     "principal",
+    "quadratic",
     "reconstruct",
     "sample",
     "slerp",

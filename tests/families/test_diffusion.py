@@ -8,6 +8,7 @@ from _functions import drawn, losses_of
 
 from jaxgen.conditions import Maybe, labels
 from jaxgen.families import diffusion
+from jaxgen.losses import denoising
 from jaxgen.nets import Network
 from jaxgen.processes import linear
 from jaxgen.types import Batch, InputError, one_shot
@@ -48,7 +49,8 @@ def data(n=MANY):
 @pytest.mark.parametrize("prediction, steps", [("eps", 4), ("x0", 4), ("v", 4), ("v", 1000), ("eps", None)])
 def test_the_loss_of_the_best_denoiser_is_the_conditional_variance(prediction, steps):
     # times {1, ..., T} / T, or all of (0, 1]: with T = 4 a grid from 0, or without 1, would show
-    model = diffusion(best(prediction), SCHEDULE, (2,), sampler=one_shot, prediction=prediction, steps=steps)
+    times = denoising.continuous() if steps is None else denoising.discrete(steps)
+    model = diffusion(best(prediction), SCHEDULE, (2,), sampler=one_shot, prediction=prediction, times=times)
     loss = np.float64(jax.jit(losses_of(model)["denoiser"])(NOTHING, NOTHING, KEYS, data())[0])
     grid = (np.arange(20_000) + 0.5) / 20_000 if steps is None else np.arange(1, steps + 1) / steps
     assert loss.shape == (MANY,)
