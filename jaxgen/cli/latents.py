@@ -260,7 +260,7 @@ def turn(
     space: Space = "z",
     n: int = 8,
     steps: int = 7,
-    limit: float = 3.0,
+    limit: float = 2.0,
     examples: int = 2000,
     out: str | None = None,
     seed: int = 0,
@@ -275,7 +275,7 @@ def turn(
         space: z, the noise, or w, the codes that the model makes of it
         n: how many samples, a row each
         steps: images of a row
-        limit: a row goes from -limit to limit deviations of the latents along the direction
+        limit: a row goes from -limit to limit times the way from the others' mean latent to the class's
         examples: samples from which the plane is learned
         out: a .png; WORKDIR/turn.png by default
         seed: of the samples
@@ -294,7 +294,9 @@ def turn(
     drawn = _Drawn.of(run, space, max(examples, n), seed, sampling)
     classes = _classes(run, drawn, sampling)
     found = jaxgen.boundary(drawn.latents, classes == which)
-    strengths = jnp.linspace(-limit, limit, steps) * drawn.deviation(found.direction)
+    along = np.asarray(drawn.latents).reshape(len(classes), -1) @ np.asarray(found.direction).ravel()
+    gap = np.mean(along[classes == which]) - np.mean(along[classes != which])
+    strengths = jnp.linspace(-limit, limit, steps) * gap
     options = {"condition": drawn.first(n), **sampling.options(run)}
     x = jaxgen.along(drawn.model, run.state, drawn.latents[:n], found.direction, strengths, **options)
     print(viz.save_picture(file, x.reshape(-1, *x.shape[2:]), steps))

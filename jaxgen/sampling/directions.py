@@ -30,10 +30,13 @@ class Boundary(NamedTuple):
     accuracy: float
 
 
-def boundary(latents: Any, has: Any, *, penalty: float = 1.0) -> Boundary:
+def boundary(latents: Any, has: Any, *, penalty: float = 10.0) -> Boundary:
     """The normal of the plane that best parts latents that have an attribute from those that do not, latents [N, ...],
     has: bool [N] (Shen et al. 2019, arXiv:1907.10786, section 3.1, there by a support vector machine; here by logistic
-    regression, which minimises sum -log p + penalty |n|^2 / 2).
+    regression of latents scaled to a total variance of 1, which minimises sum -log p + penalty |n|^2 / 2).
+
+    A larger penalty turns the normal towards the difference of the two means, along which latents vary; a small one
+    towards what parts best, along which a StyleGAN's w hardly varies and its images hardly change.
 
     Every fifth latent is held out for the accuracy: a half where the latents do not say. InputError for latents of one
     kind only.
@@ -45,6 +48,7 @@ def boundary(latents: Any, has: Any, *, penalty: float = 1.0) -> Boundary:
     y, held = y.astype(bool), np.arange(len(x)) % 5 == 0
     rare = min(int(np.sum(y[~held])), int(np.sum(~y[~held])))
     check(rare >= 1, f"{int(np.sum(y))} of {len(y)} latents have the attribute: a plane needs some on either side")
+    x = x / np.sqrt(np.maximum(np.var(x, axis=0).sum(), 1e-12))
     model = LogisticRegression(C=1.0 / penalty, max_iter=1000).fit(x[~held], y[~held])
     normal = model.coef_[0] / np.linalg.norm(model.coef_[0])
     accuracy = float(np.mean(model.predict(x[held]) == y[held]))

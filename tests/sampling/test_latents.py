@@ -129,6 +129,17 @@ def test_a_boundary_is_the_plane_that_the_labels_were_made_with():
         boundary(z, np.ones(4000))
 
 
+def test_a_large_penalty_turns_a_boundary_to_the_difference_of_the_means_whatever_the_scale():
+    """Of classes that differ little along a narrow direction and much along a wide one."""
+    has = np.arange(2000) % 2 == 0
+    z = RNG.normal(size=(2000, 2)) * [0.01, 1.0] + np.where(has[:, None], [0.05, 1.0], 0.0)
+    means = z[has].mean(0) - z[~has].mean(0)
+    tight, wide = (boundary(100.0 * z, has, penalty=penalty).direction for penalty in (1e-5, 1e4))
+    assert abs(float(tight[0])) > 0.9  # what parts best: five deviations
+    assert float(wide @ (means / np.linalg.norm(means))) > 0.999
+    np.testing.assert_allclose(boundary(z, has).direction, boundary(100.0 * z, has).direction, atol=1e-3)
+
+
 def test_principal_directions_are_the_covariance_s():
     x = RNG.normal(size=(500, 4)) @ RNG.normal(size=(4, 4)) + 3.0
     found = principal(x.reshape(500, 2, 2), 3)
