@@ -164,17 +164,19 @@ class Density(NamedTuple):
     """A model's log p(x), in nats.
 
     log_p    (params, extra, keys [B], batch, k) -> [B, k], k draws an example
-    kind     "exact": each is log p(x), up to the error of an unbiased estimate; "bound": the mean of each is at most
+    kind     "exact": each is log p(x); "unbiased": the mean of each is log p(x); "bound": the mean of each is at most
              log p(x); "weights": the mean of their exponentials is p(x), so that the mean is the ELBO and the log of
              the mean of exponentials the importance-weighted bound
     measure  what p is, in words: "a probability of binary pixels", "a density of pixels from -1 to 1"
     check    (batch, as a data set gives it) -> None, or InputError for data that p is not meant for
+    draws    as many as one compiled call should hold at once, about: examples times draws of each
     """
 
     log_p: Callable[[Tree, Tree, Keys, Batch, int], Array]
     kind: str
     measure: str
     check: Callable[[Batch], None] = lambda batch: None
+    draws: int = 5000
 
 
 def as_is(params: Tree, extra: Tree, keys: Keys, x0: Array, condition: Tree) -> Array:

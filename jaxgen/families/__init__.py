@@ -6,6 +6,7 @@ from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.classifier import Classifier, classifier
 from jaxgen.families.diffusion import diffusion
 from jaxgen.families.factor_vae import factor_vae
+from jaxgen.families.flow import flow_density
 from jaxgen.families.gan import gan
 from jaxgen.families.ladder import hierarchical_vae
 from jaxgen.families.latent import latent
@@ -30,6 +31,7 @@ __all__ = [
     "diffusion",
     "dynamically_binarised",
     "factor_vae",
+    "flow_density",
     "fsq",
     "gan",
     "hierarchical_vae",

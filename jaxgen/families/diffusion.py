@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of, optional, where
+from jaxgen.families.flow import flow_density
 from jaxgen.losses.denoising import Coupling, TimesOf, Weighting, discrete, independent
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
@@ -55,6 +56,7 @@ def diffusion(
     denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names, like x_t; x_t and t as the
     parametrisation gives them to the network. shape: of one example; sampler: the model's default.
     times, weighting, coupling: values of `losses.denoising`; by default t is uniform on {1/1000, ..., 1}.
+    The density is that of the probability flow, `flow_density`.
     condition: an input of the denoiser, dropped with probability `drop`, which trains the unconditional
     model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1); 0: never.
     """
@@ -100,4 +102,5 @@ def diffusion(
         return denoise
 
     game = Game(init, {PLAYER: loss}, partial(check_condition, condition))
-    return Model(game, prior, predict, sampler, condition=condition, process=process)
+    model = Model(game, prior, predict, sampler, condition=condition, process=process)
+    return model._replace(density=flow_density(model))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgen.types import Array, Batch, Density, Game, Loss, Model, Player, Tree, Turn, check
+from jaxgen.types import Array, Batch, Game, Loss, Model, Player, Tree, Turn, check
 
 BASE = "base"
 
@@ -57,7 +57,7 @@ def low_rank(model: Model, rank: int = 4, *, scale: float = 1.0, players: Sequen
         predict=on(model.predict),
         decode=on(model.decode),
         encode=on(model.encode),
-        density=None if density is None else Density(on(density.log_p), density.kind, density.measure, density.check),
+        density=None if density is None else density._replace(log_p=on(density.log_p)),
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.families.common import folded, split_keys
-from jaxgen.types import Array, Batch, Density, Keys, Loss, Model, Tree, Turn, check
+from jaxgen.types import Array, Batch, Keys, Loss, Model, Tree, Turn, check
 
 
 def dynamically_binarised(model: Model) -> Model:
@@ -47,9 +47,9 @@ def dequantised(model: Model, levels: int = 256) -> Model:
 
     density, measure = model.density, f"a probability of pixels on {levels} levels, by uniform dequantisation"
     if density is not None:
-        # exp of an exact log p(x + u) is a weight of P(x): its mean over u is P(x) d^-D
-        kind = "weights" if density.kind == "exact" else density.kind
-        model = model._replace(density=Density(log_p, kind, measure, density.check))
+        # exp of an exact log p(x + u) is a weight of P(x): its mean over u is P(x) d^-D; of an estimate it is not
+        kind = {"exact": "weights", "unbiased": "bound"}.get(density.kind, density.kind)
+        model = model._replace(density=density._replace(log_p=log_p, kind=kind, measure=measure))
     return _trained_on(model, blur)
 
 

@@ -16,17 +16,16 @@ from jaxgen.losses.evidence import log_mean_exp
 from jaxgen.metrics.estimate import Estimate, mean_of, scaled
 from jaxgen.types import Array, Batch, Density, Model, TrainState, Tree, check, weights
 
-DRAWS = 5000  # that one compiled call holds at once, about: images times draws of each
-SAMPLES = {"weights": 5000, "exact": 1, "bound": 1}  # an image, by default: only a mean of weights depends on them
+SAMPLES = {"weights": 5000, "exact": 1, "unbiased": 1, "bound": 1}  # an image, by default: only weights need many
 
 
 class Likelihood(NamedTuple):
     """Means over `images` held-out images with `samples` draws of each; nats an image, and bits = nll / (D log 2).
 
     nll    of a density by weights: -log 1/k sum_i p(x, z_i) / q(z_i | x), which falls towards -log p(x) as k grows;
-           of an exact one: -log p(x); of a bound: the mean of an upper bound on -log p(x)
+           of an exact or unbiased one: -log p(x); of a bound: the mean of an upper bound on -log p(x)
     elbo   by weights: the same bound at k = 1, averaged over all draws; else None
-    kind   of the model's density: "weights", "exact" or "bound"
+    kind   of the model's density: "weights", "exact", "unbiased" or "bound"
     """
 
     nll: Estimate
@@ -58,8 +57,9 @@ def likelihood(
     density = _density(model)
     samples = SAMPLES[density.kind] if samples is None else samples
     nll, elbo = _of_images(model, state, data, samples, images, seed, ema)
-    what = {"weights": "importance samples an image", "exact": "evaluations an image", "bound": "draws an image"}
-    how = f"{samples} {what[density.kind]} of {density.measure}; error over {len(nll)} images, which models share"
+    what = {"weights": "importance samples an image", "exact": "evaluations an image"}
+    draws = what.get(density.kind, "draws an image")
+    how = f"{samples} {draws} of {density.measure}; error over {len(nll)} images, which models share"
     mean = mean_of(nll, how)
     bits = scaled(mean, 1.0 / (math.prod(data.shape) * math.log(2.0)))._replace(how=f"{how}, bits per dimension")
     by_weights = mean_of(elbo, how) if density.kind == "weights" else None
@@ -97,7 +97,7 @@ def _of_images(
     n = data.size if images is None else images
     check(1 <= n <= data.size, f"{n} images: {data.name} has 1 to {data.size} in its {data.split} split")
     piece = math.gcd(samples, 100) if samples > 100 else samples
-    size = min(n, max(1, DRAWS // piece))
+    size = min(n, max(1, density.draws // piece))
     parts = []
     for start in range(0, n, size):
         index = np.minimum(np.arange(start, start + size), n - 1)  # the last image again: one shape for every call
