@@ -10,7 +10,17 @@ from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.directions import analogy, boundary, factors, principal
 from jaxgen.sampling.euler import euler, heun
-from jaxgen.sampling.guidance import classifier, classifier_free, compose, truncated, truncation
+from jaxgen.sampling.guidance import (
+    autoguidance,
+    classifier,
+    classifier_free,
+    compose,
+    limited,
+    negative,
+    rescaled,
+    truncated,
+    truncation,
+)
 from jaxgen.sampling.inversion import invert
 from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
 from jaxgen.sampling.multistep import multistep
@@ -70,6 +80,7 @@ __all__ = [
     "analogy",
     "arithmetic",
     "attribute_vector",
+    "autoguidance",
     "boundary",
     "classifier",
     "classifier_free",
@@ -93,14 +104,17 @@ __all__ = [
     "karras",
     "latent_shape",
     "lerp",
+    "limited",
     "log_uniform",
     "manifold",
     "mix",
     "multistep",
     "named",
+    "negative",
     "principal",
     "quadratic",
     "reconstruct",
+    "rescaled",
     "sample",
     "slerp",
     "standing",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.types import Array, Guidance, Predict, Prediction, Process, Tree, check
+from jaxgen.types import Array, Guidance, Model, Predict, Prediction, Process, TrainState, Tree, check, weights
 
 PredictOf = Callable[[Tree], Predict]
 
@@ -29,11 +29,80 @@ def classifier_free(scale: float) -> Partial:
 
 def _classifier_free(scale: Array, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
     check(condition is not None, "guidance needs a condition: give one, or leave the guidance out")
-    conditional, unconditional = predict_of(condition), predict_of(None)
+    return _between(scale, predict_of(condition), predict_of(None))
+
+
+def negative(scale: float) -> Partial:
+    """x_0 = n + scale (c - n), n the prediction under another condition, away from which is guided; given: those
+    conditions, as the model takes them (the "negative prompts" of text to image; with none in their place it is
+    `classifier_free`)."""
+    return Partial(_negative, jnp.asarray(scale, jnp.float32))
+
+
+def _negative(scale: Array, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    check(
+        given is not None, "negative guidance needs the conditions to guide away from: given=conditions, one an image"
+    )
+    away = predict_of(given)
+    return _between(scale, predict_of(condition), away)
+
+
+def autoguidance(scale: float, weaker: Model, state: TrainState, *, ema: bool = True) -> Partial:
+    """x_0 = w + scale (c - w), w the prediction of a weaker model under the same condition: smaller, or trained for
+    less long, of whose faults the better model has fewer (Karras et al. 2024, arXiv:2406.02507, eq. 3). It needs no
+    model without a condition. InputError for a weaker model that does not iterate."""
+    check(weaker.process is not None, "autoguidance is by a model that iterates, this one draws in one step")
+    return Partial(Partial(_autoguidance, weaker.predict), *weights(state, ema), jnp.asarray(scale, jnp.float32))
+
+
+def _autoguidance(predict, params, extra, scale, predict_of, condition, given) -> Predict:
+    return _between(scale, predict_of(condition), predict(params, extra, condition))
+
+
+def _between(scale: Array, to: Predict, away: Predict) -> Predict:
+    def predict(x: Array, t: Array) -> Prediction:
+        found, other = to(x, t), away(x, t)
+        return found._replace(x0=other.x0 + scale * (found.x0 - other.x0))
+
+    return predict
+
+
+def limited(guidance: Guidance, start: float, stop: float) -> Partial:
+    """`guidance` at times from `start` to `stop` alone, and none where there is more noise, where it hurts, or less,
+    where it changes nothing (Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 6, there by noise levels). Outside only
+    the model itself is evaluated."""
+    check(0 <= start < stop <= 1, f"guidance is limited to times from start to a later stop, not {start} to {stop}")
+    return Partial(_limited, guidance, jnp.asarray(start, jnp.float32), jnp.asarray(stop, jnp.float32))
+
+
+def _limited(guidance, start, stop, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    guided, plain = guidance(predict_of, condition, given), predict_of(condition)
 
     def predict(x: Array, t: Array) -> Prediction:
-        u, c = unconditional(x, t), conditional(x, t)
-        return c._replace(x0=u.x0 + scale * (c.x0 - u.x0))
+        inside = jnp.all((t >= start) & (t <= stop))
+        return jax.lax.cond(inside, lambda: guided(x, t), lambda: plain(x, t))
+
+    return predict
+
+
+def rescaled(guidance: Guidance, phi: float = 0.7) -> Partial:
+    """x_0 scaled to the standard deviation that it has without guidance, which strong guidance raises until images are
+    overexposed: x_0 (phi s_c / s_g + 1 - phi), s_g and s_c the deviations over an image's pixels with and without (Lin
+    et al. 2023, arXiv:2305.08891, eq. 15 and 16, there of the network's output)."""
+    check(0 <= phi <= 1, f"phi is a share, from 0 to 1, it is {phi}")
+    return Partial(_rescaled, guidance, jnp.asarray(phi, jnp.float32))
+
+
+def _rescaled(guidance, phi, predict_of: PredictOf, condition: Tree, given: Tree) -> Predict:
+    guided, plain = guidance(predict_of, condition, given), predict_of(condition)
+
+    def deviation(x: Array) -> Array:
+        return jnp.std(x, axis=tuple(range(1, x.ndim)), keepdims=True)
+
+    def predict(x: Array, t: Array) -> Prediction:
+        found = guided(x, t)
+        ratio = deviation(plain(x, t).x0) / jnp.maximum(deviation(found.x0), 1e-8)
+        return found._replace(x0=found.x0 * (phi * ratio + 1.0 - phi))
 
     return predict
 
