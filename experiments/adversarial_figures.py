@@ -26,19 +26,22 @@ from jaxgen.types import Array, Batch, Game, TrainState, Tree, turn
 
 ZOO = Path(__file__).with_name("digits_gan_zoo.py")
 BATCH, CALL = 64, 25
+BEGUN = 300  # before this step the critic has not caught up with a generator of noise
 
 
 def follows(folder: Path, objective: str) -> tuple[viz.Panel, float]:
     """(the critic's loss against the Fréchet distance of the samples while training, their rank correlation)."""
     run = folder / objective
     fit(load_experiment(ZOO, objective=objective), run, scoring=Scoring("fid", every=100, n=1000), progress=False)
-    written = [record for record in records.read(run) if "score/fid" in record]
-    loss, fid = (np.array([record[name] for record in written]) for name in ("critic/loss", "score/fid"))
-    sign = -1.0 if objective.startswith("wgan") else 1.0  # minus the loss is the distance
-    points = [(float(x), float(y), 0.0) for x, y in zip(fid, sign * loss, strict=True)]
-    name = "the critic's estimate of a distance" if sign < 0 else "the critic's loss"
+    written = [record for record in records.read(run) if "score/fid" in record and record["step"] >= BEGUN]
+    fid, loss = (np.array([record[name] for record in written]) for name in ("score/fid", "critic/loss"))
+    name = "the critic's loss"
+    if objective.startswith("wgan"):
+        name, real = "the critic's estimate of a distance", [record["critic/score_real"] for record in written]
+        loss = np.array(real) - [record["critic/score_fake"] for record in written]
+    points = [(float(x), float(y), 0.0) for x, y in zip(fid, loss, strict=True)]
     panel = viz.Panel(f"Fréchet distance of the samples, {objective}", name, [viz.Curve(objective, points)])
-    return panel, float(spearmanr(fid, sign * loss).statistic)  # type: ignore[attr-defined]
+    return panel, float(spearmanr(fid, loss).statistic)  # type: ignore[attr-defined]
 
 
 def vanishing(folder: Path, trained: int, steps: int = 1500) -> viz.Panel:

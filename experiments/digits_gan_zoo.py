@@ -255,7 +255,7 @@ def row_of(objective: Objective, trick: Trick, rows: list[dict]) -> list[str]:
 
 def draw(folder: Path) -> Path:
     """Samples of the first seed of every setting, side by side."""
-    figure = Figure(figsize=(18, 14), dpi=60)
+    figure = Figure(figsize=(18, 9), dpi=60)
     for axes, (objective, trick) in zip(figure.subplots(6, 6).flat, SETTINGS, strict=False):
         axes.imshow(Image.open(folder / f"{objective}-{trick}-0" / "grid.png"), cmap="gray")
         axes.set_title(objective if trick == "none" else trick)
