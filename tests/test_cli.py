@@ -195,6 +195,25 @@ def test_noise_is_taken_away_and_measured(home: Home, tmp_path, say):
     assert "noisy inf" in clean[1] and size(tmp_path / "x.png") == (5, 3)
 
 
+@pytest.mark.parametrize(
+    ("flags", "kind", "measure"),
+    [
+        ((), "unbiased", "a density of what was trained on"),
+        (("--levels", 17), "bound", "a probability of pixels on 17 levels, by uniform dequantisation"),
+        (("--by", "bound", "--levels", 17), "bound", "a probability of pixels on 17 levels"),
+    ],
+)
+def test_the_likelihood_of_a_diffusion_model_is_by_its_flow_or_its_bound(
+    home: Home, tmp_path, say, flags, kind, measure
+):
+    workdir = home.copy("diffusion", tmp_path / "run")
+    lines = say("likelihood", workdir, "--n", 2, *flags)
+    assert lines[0].startswith("-log p(x)  <= " if kind == "bound" else "-log p(x)  ")
+    found = json.loads((workdir / "likelihood.json").read_text())
+    assert (found["kind"], found["p"]) == (kind, measure) and np.isfinite(found["nll"]["value"])
+    assert lines[-1] == f"p is {measure}; 2 images of digits test, 1 sample each"
+
+
 def test_likelihood_is_printed_and_written_with_its_protocol(home: Home, tmp_path, say):
     workdir = home.copy("vae", tmp_path / "run")
     x = np.where(data.load("digits", "test").take(np.arange(40)).x > 127, 255, 0).astype(np.uint8)
@@ -437,7 +456,7 @@ def test_two_sets_of_files_are_compared(tmp_path, say, mistake):
         (["sample", "{vae}", "--sampler", "ddim"], ["one step", "no sampler"]),
         (["sample", "{vae}", "--guidance", "2"], ["guidance steers a model that iterates"]),
         (["sample", "{diffusion}", "--condition", "ten"], ["unknown label 'ten'", "0, 1, 2"]),
-        (["sample", "{diffusion}", "--sampler", "euler"], ["--sampler", "euler", "ddim", "ddpm"]),
+        (["sample", "{diffusion}", "--sampler", "verlet"], ["--sampler", "euler", "ddim", "ddpm"]),
         (["sample", "{diffusion}", "--sampler-steps", "0"], ["sampling steps must be 1 to 1000, it is 0"]),
         (["sample", "{diffusion}", "--sampler-steps", "2000"], ["sampling steps must be 1 to 1000, it is 2000"]),
         (["sample", "{vae}", "--out", "/proc/x.png"], ["cannot write x.png into /proc"]),
@@ -458,6 +477,7 @@ def test_two_sets_of_files_are_compared(tmp_path, say, mistake):
         (["denoise", "{gan}"], ["this model has no encoder"]),
         (["likelihood", "{vae}"], ["grey pixels is no probability", "binary"]),
         (["likelihood", "{gan}"], ["no density and no bound"]),
+        (["likelihood", "{vae}", "--by", "flow"], ["for models that iterate"]),
         (["likelihood", "{vae}", "--data", "rings"], ["rings has examples of shape (2,)", "(8, 8, 1)"]),
         (["cluster", "{gan}"], ["this model has no encoder"]),
         (["cluster", "{vae}", "--k", "0"], ["--k must be at least 1, it is 0"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxgen.cli.common import at_least, command, counted, first_of, open_model, out_file, part_of, same_shape
 from jaxgen.errors import check
@@ -60,6 +60,8 @@ def likelihood(
     n: int = 10_000,
     split: str = "test",
     data: str | None = None,
+    by: Literal["flow", "bound"] | None = None,
+    levels: int | None = None,
     seed: int = 0,
     ema: bool = True,
 ) -> None:
@@ -68,10 +70,12 @@ def likelihood(
 
     Args:
         workdir: the folder of a run
-        samples: draws an image; by default 5,000 importance samples, 1 of a density that is exact or a bound itself
+        samples: draws an image; by default 5,000 importance samples, 1 of a density that is exact, unbiased or a bound
         n: how many images, from the first on; all where the split has fewer
         split: of the data set
         data: a data set instead of the run's own, such as binary_mnist
+        by: of a model that iterates: the probability flow, as by default, or the variational bound of 1,000 steps
+        levels: of pixels, whose probability is then bounded, 256 for 8 bits; by default the density as it is
         seed: of the draws
         ema: use the averaged parameters
     """
@@ -85,8 +89,9 @@ def likelihood(
     run, _ = open_model(workdir)
     exp = run.experiment
     held_out = sets.other_split(exp.data, split) if data is None else same_shape(exp, sets.load(data, split))
-    found = estimate(exp.model, run.state, held_out, samples=samples, images=min(n, held_out.size), seed=seed, ema=ema)
-    measure = exp.model.density.measure
+    model = _iterating(exp.model, by, levels)
+    found = estimate(model, run.state, held_out, samples=samples, images=min(n, held_out.size), seed=seed, ema=ema)
+    measure = model.density.measure
     protocol = {"p": measure, "data": held_out.name, "split": split, "step": run.step, "seed": seed, "ema": ema}
     fields = {name: plain(v) if isinstance(v, Estimate) else v for name, v in found._asdict().items()}
     note = {**fields, **protocol}
@@ -97,6 +102,19 @@ def likelihood(
         print(f"-ELBO      {number(found.elbo)} nats")
     draws = f"{found.samples:,} sample{'s' * (found.samples > 1)} each"
     print(f"p is {measure}; {found.images:,} images of {held_out.name} {split}, {draws}")
+
+
+def _iterating(model: Any, by: str | None, levels: int | None) -> Any:
+    """The model with the density that the flags choose; both are of models that iterate."""
+    from jaxgen import families
+
+    if by is None and levels is None:
+        return model
+    check(model.process is not None, "--by and --levels are for models that iterate, this one has a density of its own")
+    if by == "bound":
+        return model._replace(density=families.variational_density(model, levels=levels))
+    model = model._replace(density=families.flow_density(model))
+    return model if levels is None else families.dequantised(model, levels)
 
 
 @command

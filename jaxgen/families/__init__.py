@@ -3,6 +3,7 @@
 from jaxgen.families import priors
 from jaxgen.families.autoencoder import autoencoder, denoising_autoencoder
 from jaxgen.families.autoregressive import autoregressive
+from jaxgen.families.bound import variational_density
 from jaxgen.families.classifier import Classifier, classifier
 from jaxgen.families.diffusion import diffusion
 from jaxgen.families.factor_vae import factor_vae
@@ -46,6 +47,7 @@ __all__ = [
     "style_kernels",
     "vae",
     "vae_gan",
+    "variational_density",
     "vq",
     "vq_vae",
     "wae_mmd",

@@ -1,4 +1,5 @@
-"""The likelihood by the probability flow: exact for a mixture whose denoiser is known, unbiased by random vectors."""
+"""The likelihood of a diffusion model: by its flow, exact for a mixture whose denoiser is known and unbiased by random
+vectors; and by the variational bound, term by term of a Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ from scipy import stats
 
 from jaxgen.conditions import labels
 from jaxgen.data import in_memory
-from jaxgen.families import dequantised, diffusion, flow_density, gan
+from jaxgen.families import dequantised, diffusion, flow_density, gan, variational_density
+from jaxgen.families.bound import decoder_term
 from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nets import Network
 from jaxgen.processes import cosine, flow, linear, variance_exploding
@@ -101,3 +103,70 @@ def test_what_has_no_flow_is_refused():
     for wrong in ({"trace": "none"}, {"tolerance": 0.0}, {"level": -1.0}):
         with pytest.raises(InputError):
             flow_density(model(PROCESSES["flow"]), **wrong)
+
+
+# --- the variational bound -------------------------------------------------------------------------------------------
+
+M, S = 0.4, 0.6  # x_0 ~ N(M, S^2)
+
+
+def of_gaussian(process):
+    def apply(params, extra, x, t, condition=None, train=False):
+        a, s = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        return M + a * S**2 * (x - a * M) / (a**2 * S**2 + s**2), extra
+
+    net = Network(lambda key, *inputs: ({}, {}), apply)
+    return diffusion(net, process, (1,), sampler=one_shot, prediction="x0")
+
+
+def expected(process, steps, variance):
+    """The bound on average over the data, from the formulas of its terms, in float64."""
+    t = np.arange(steps + 1) / steps
+    a, s = (np.float64(f(jnp.asarray(t, jnp.float32))) for f in (process.alpha, process.sigma))
+    left = S**2 * s**2 / (a**2 * S**2 + s**2)  # E (x_0 - its estimate)^2
+    scale = float(process.scale)
+    bound = 0.5 * ((s[-1] ** 2 + a[-1] ** 2 * (M**2 + S**2)) / scale**2 - 1 - np.log(s[-1] ** 2 / scale**2))
+    bound += 0.5 * left[1] / s[1] ** 2 + np.log(s[1]) + 0.5 * np.log(2 * np.pi)
+    beta = s[2:] ** 2 - (a[2:] / a[1:-1] * s[1:-1]) ** 2
+    small = beta * (s[1:-1] / s[2:]) ** 2
+    v = beta if variance == "beta" else small
+    terms = (a[1:-1] * beta / s[2:] ** 2) ** 2 * left[2:] / v + small / v - 1 - np.log(small / v)
+    return bound + 0.5 * terms.sum()
+
+
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
+@pytest.mark.parametrize(("name", "steps"), [("linear", 1), ("linear", 5), ("linear", 50), ("exploding", 20)])
+def test_the_bound_of_a_gaussian_is_the_sum_of_its_terms(name, steps, variance):
+    process, n = PROCESSES[name], 2000
+    x = (M + S * np.random.default_rng(1).normal(size=(n, 1))).astype(np.float32)
+    density = variational_density(of_gaussian(process), steps=steps, variance=variance)
+    keys = jax.random.split(jax.random.key(3), n)
+    found = jax.jit(density.log_p, static_argnums=4)(NOTHING, NOTHING, keys, Batch(jnp.asarray(x)), steps)
+    each = -np.float64(found).mean(axis=1)
+    assert abs(each.mean() - expected(process, steps, variance)) < 5 * each.std() / np.sqrt(n) + 1e-3
+    entropy = 0.5 * np.log(2 * np.pi * np.e * S**2)
+    assert expected(process, steps, variance) > entropy
+
+
+def test_the_bound_becomes_tight_with_many_steps():
+    entropy = 0.5 * np.log(2 * np.pi * np.e * S**2)
+    gaps = [expected(PROCESSES["linear"], steps, "beta") - entropy for steps in (10, 100, 1000)]
+    assert gaps[0] > 3 * gaps[1] > 9 * gaps[2] > 0
+
+
+def test_pixels_have_probabilities_that_add_up_to_one():
+    levels = jnp.linspace(-1.0, 1.0, 17)[:, None]
+    for estimate, sigma in ((0.3, 0.2), (-1.4, 0.1), (0.99, 1e-3), (0.0, 5.0), (0.06, 1e-2)):
+        sure = decoder_term(levels, jnp.full_like(levels, estimate), jnp.full(17, sigma), 17)
+        np.testing.assert_allclose(np.exp(-np.float64(sure)).sum(), 1.0, rtol=1e-4)
+    far = decoder_term(levels[:1], jnp.full((1, 1), 5.0), jnp.full(1, 0.5), 17)  # twelve deviations away
+    np.testing.assert_allclose(far, -stats.norm.logcdf((-1 + 1 / 16 - 5) / 0.5), rtol=1e-4)
+
+
+def test_a_bound_that_there_is_not_is_refused():
+    m = of_gaussian(PROCESSES["linear"])
+    for wrong in ({"steps": 0}, {"variance": "none"}, {"levels": 1}):
+        with pytest.raises(InputError):
+            variational_density(m, **wrong)
+    with pytest.raises(InputError, match="draws in one step"):
+        variational_density(m._replace(process=None))

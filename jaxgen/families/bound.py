@@ -1,0 +1,97 @@
+"""The variational bound of a diffusion model, in its three terms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.conditions import condition_of
+from jaxgen.families.common import folded
+from jaxgen.losses.likelihood import total
+from jaxgen.processes import diffuse, like
+from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
+
+IMAGES = 256  # at once
+
+
+def variational_density(
+    model: Model,
+    *,
+    steps: int = 1000,
+    variance: Literal["beta", "beta_tilde"] = "beta_tilde",
+    levels: int | None = None,
+) -> Density:
+    """-log p(x_0) <= L_T + sum_{i=2}^T L_{i-1} + L_0 on the grid t_i = i / T, T = steps, nats (Ho, Jain and Abbeel
+    2020, arXiv:2006.11239, eq. 5):
+
+        L_T = KL(q(x_T | x_0) || N(0, scale^2 I)),
+        L_{i-1} = KL(q(x_{i-1} | x_i, x_0) || N(mu(x_i), V)), mu the posterior's mean of the estimate of x_0,
+        L_0 = -log p(x_0 | x_1), a Gaussian around the estimate with variance sigma(t_1)^2.
+
+    Each of k draws takes L_T and T times one of the other terms, the i-th of the terms spread evenly over the k draws:
+    with k a multiple of T every term is there as often as any other.
+    variance: V, as of `sampling.ddpm`. levels: of pixels from -1 to 1, whose probability L_0 then integrates over their
+    cells, the outer ones open (eq. 13); None: a density. InputError for a model that does not iterate.
+    """
+    check(model.process is not None, "the bound is of a model that iterates, this one draws in one step")
+    check(steps >= 1, f"a process has at least one step, not {steps}")
+    check(variance in ("beta", "beta_tilde"), f"variance must be 'beta' or 'beta_tilde', it is {variance!r}")
+    check(levels is None or levels >= 2, f"pixels have at least 2 levels, not {levels}")
+    process: Process = model.process  # type: ignore[assignment]
+
+    def log_p(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
+        predict = model.predict(params, extra, condition_of(model.condition, batch))
+        u = jax.vmap(jax.random.uniform)(folded(keys, k))
+        fixed = last_term(process, batch.x)
+
+        def draw(j: Array) -> Array:
+            i = jnp.floor(jnp.mod(u + j / k, 1.0) * steps) + 1.0
+            t, s = i / steps, (i - 1.0) / steps
+            x_t = diffuse(process, batch.x, normal(folded(keys, j), batch.x.shape[1:]), t)
+            x0 = predict(x_t, t).x0
+            step = kl_term(process, batch.x, x0, t, s, variance == "beta")
+            first = decoder_term(batch.x, x0, process.sigma(t), levels)
+            return -(fixed + steps * jnp.where(i > 1, step, first))
+
+        return jax.lax.map(draw, jnp.arange(k)).T
+
+    what = "a density of what was trained on" if levels is None else f"a probability of pixels on {levels} levels"
+    return Density(log_p, "bound", what, draws=IMAGES)
+
+
+def last_term(process: Process, x0: Array) -> Array:
+    """L_T, [B]: both are Gaussians."""
+    one = jnp.ones(())
+    ratio = jnp.square(process.sigma(one) / process.scale)
+    squares = jnp.square(process.alpha(one) * x0 / process.scale)
+    return 0.5 * total(ratio + squares - 1.0 - jnp.log(ratio))
+
+
+def kl_term(process: Process, x0: Array, estimate: Array, t: Array, s: Array, large: bool) -> Array:
+    """L_{i-1}, [B], of the step from t to s; large: V = beta."""
+    alpha_t, sigma_t, alpha_s, sigma_s = process.alpha(t), process.sigma(t), process.alpha(s), process.sigma(s)
+    beta = jnp.square(sigma_t) - jnp.square(alpha_t / alpha_s * sigma_s)
+    small = beta * jnp.square(sigma_s / sigma_t)  # 0 at the first step, which has a term of its own
+    v = beta if large else jnp.maximum(small, 1e-20)
+    ratio = jnp.maximum(small, 1e-20) / v
+    weight = jnp.square(alpha_s * beta / jnp.square(sigma_t)) / v
+    spread = 0.5 * (ratio - 1.0 - jnp.log(ratio)) * x0[0].size
+    return spread + 0.5 * weight * total(jnp.square(x0 - estimate))
+
+
+def decoder_term(x0: Array, estimate: Array, sigma: Array, levels: int | None) -> Array:
+    """L_0, [B]."""
+    sd = like(sigma, x0)
+    if levels is None:
+        return total(0.5 * jnp.square((x0 - estimate) / sd) + jnp.log(sd) + 0.5 * jnp.log(2.0 * jnp.pi))
+    half = 1.0 / (levels - 1)
+    above = jnp.where(x0 > 1.0 - half, jnp.inf, (x0 + half - estimate) / sd)
+    below = jnp.where(x0 < -1.0 + half, -jnp.inf, (x0 - half - estimate) / sd)
+    # of the two tails the one in which the cell lies, so that the difference does not cancel
+    flip = above + below > 0
+    low, high = jnp.where(flip, -above, below), jnp.where(flip, -below, above)
+    log_high, log_low = jax.scipy.stats.norm.logcdf(high), jax.scipy.stats.norm.logcdf(low)
+    gap = jnp.where(jnp.isfinite(log_low), log_low - log_high, -jnp.inf)
+    return -total(log_high + jnp.log(-jnp.expm1(jnp.minimum(gap, -1e-7))))
