@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from jaxgen import __version__, compile_cache, trust
-from jaxgen.cli import draw, evaluate, info, latents, measure, study
+from jaxgen.cli import draw, evaluate, info, latents, measure, restore, study
 from jaxgen.cli.join import leave_together
 from jaxgen.cli.train import execute, train
 from jaxgen.errors import InputError, check
@@ -29,6 +29,8 @@ USAGE = """usage: jaxgen COMMAND ...
   invert WORKDIR          a picture of given images and the samples nearest to them, found by descent
   truncation WORKDIR      precision against recall as samples are truncated
   reconstruct WORKDIR     a picture of data, encoded and decoded
+  restore WORKDIR         a picture of images filled in, enlarged, coloured or deblurred by a diffusion model
+  vary WORKDIR            a picture of variations of images, noised and drawn again
   encode WORKDIR          a picture (or .npz) of the codes of data
   denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
   evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
@@ -65,6 +67,8 @@ COMMANDS = {
     "truncation": latents.truncation,
     "reconstruct": draw.reconstruct,
     "denoise": draw.denoise,
+    "restore": restore.restore,
+    "vary": restore.vary,
     "encode": measure.encode,
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,

@@ -288,6 +288,29 @@ def held_out(run: Any, n: int) -> tuple[Any, Any]:
     return normalize(Batch(jnp.asarray(part.x))).x, part.condition
 
 
+def pictures_of(run: Any, name: str, n: int) -> Any:
+    """Pictures from a file or a folder, in the shape and the range of the model's images."""
+    import jax.numpy as jnp
+
+    from jaxgen import data as sets
+    from jaxgen.data.pictures import read_picture
+    from jaxgen.data.pipeline import normalize
+    from jaxgen.types import Batch
+
+    shape = run.experiment.data.shape
+    check(len(shape) == 3, f"this model draws points {shape}: there is no picture of one")
+    if inputs.is_folder(name):
+        folder = sets.load(f"folder:{name}", "all", size=shape[0], channels=shape[-1], labels=False)
+        x = first_of(run, folder, n).x
+    elif name.endswith(".npz"):
+        x = first_of(run, sets.load(name, "all"), n).x
+    else:
+        check(Path(name).is_file(), f"no picture {name}: give a file, a folder of some, or a .npz file")
+        x = read_picture(name, name, channels=shape[-1], size=shape[0])[None]
+    check(x.shape[1:] == shape, f"this run's images are {shape}, those of {name} {x.shape[1:]}")
+    return normalize(Batch(jnp.asarray(x))).x
+
+
 def same_shape(exp: Any, data: Any) -> Any:
     """Another data set, or InputError for examples of another shape than the run's."""
     check(

@@ -15,15 +15,14 @@ from jaxgen.cli.common import (
     check_drawn,
     command,
     conditions,
-    first_of,
     held_out,
     in_space,
     latents_of,
     open_model,
     out_file,
+    pictures_of,
 )
 from jaxgen.errors import check
-from jaxgen.inputs import is_folder
 
 
 @command
@@ -63,7 +62,7 @@ def invert(
     at_least(1, n=n, steps=steps)
     file = out_file(out, workdir / "invert.png", ".png")
     run, _ = open_model(workdir)
-    x, given = held_out(run, n) if image is None else (_pictures(run, image, n), None)
+    x, given = held_out(run, n) if image is None else (pictures_of(run, image, n), None)
     given = conditions(run, sampling.condition, len(x)) if given is None or sampling.condition else given
     check_drawn(run, file, 2 * len(x))
     distance = squares if lpips is None else _sum(squares, perceptual(lpips, run.experiment.data.shape)[1])
@@ -85,29 +84,6 @@ def _sum(*distances: Any) -> Any:
 
 def _added(distances: Any, x: Any, y: Any) -> Any:
     return sum(d(x, y) for d in distances)
-
-
-def _pictures(run: Any, name: str, n: int) -> Any:
-    """Pictures from a file or a folder, in the shape and the range of the model's images."""
-    import jax.numpy as jnp
-
-    from jaxgen import data as sets
-    from jaxgen.data.pictures import read_picture
-    from jaxgen.data.pipeline import normalize
-    from jaxgen.types import Batch
-
-    shape = run.experiment.data.shape
-    check(len(shape) == 3, f"this model draws points {shape}: there is no picture of one")
-    if is_folder(name):
-        folder = sets.load(f"folder:{name}", "all", size=shape[0], channels=shape[-1], labels=False)
-        x = first_of(run, folder, n).x
-    elif name.endswith(".npz"):
-        x = first_of(run, sets.load(name, "all"), n).x
-    else:
-        check(Path(name).is_file(), f"no picture {name}: give a file, a folder of some, or a .npz file")
-        x = read_picture(name, name, channels=shape[-1], size=shape[0])[None]
-    check(x.shape[1:] == shape, f"this run's images are {shape}, those of {name} {x.shape[1:]}")
-    return normalize(Batch(jnp.asarray(x))).x
 
 
 @command
