@@ -60,7 +60,7 @@ def test_enlarged_images_have_the_means_that_are_known(draw):
     x = draw("restore", "--task", "enlarge", "--n", 2, "--versions", 1).astype(float)
     means = x.reshape(2, 3, 4, 2, 4, 2).mean((3, 5))
     off = np.abs(means[:, 2] - means[:, 0])  # of a hardly trained model: some is cut off at black and white
-    assert np.median(off) < 6 < np.abs(x[:, 2] - x[:, 0]).mean()
+    assert np.median(off) < 10 < np.abs(x[:, 2] - x[:, 0]).mean()
     assert draw("restore", "--task", "deblur", "--how", "posterior", "--n", 1, "--versions", 1).shape[:2] == (1, 3)
 
 
