@@ -185,8 +185,10 @@ def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Callable,
         params, extra = parts.init(key, batch)
         return params, {**extra, "path_length": {"state": jnp.zeros(())}}
 
-    def lengths(own: Tree, stats: Tree, turn: Turn, c: Tree) -> Array:
-        k = path.shrink
+    def lengths(own: Tree, stats: Tree, turn: Turn, c: Tree) -> tuple[Array, Array]:
+        """(the lengths of every `shrink`th image of the minibatch, what each counts): where a device's part cannot be
+        divided so, of all of its images, of which the others count nothing."""
+        k = path.shrink if turn.keys.shape[0] % path.shrink == 0 else 1
         some, c = turn._replace(keys=turn.keys[::k], own=turn.own[::k]), jax.tree.map(lambda a: a[::k], c)
         z = parts.codes.draw(some.keys)
         w, _ = style.styles(own, stats, z, some._replace(gather=lambda tree: tree), c)
@@ -196,7 +198,8 @@ def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Callable,
 
         x, back = jax.vjp(image, w)
         y = normal(folded(some.keys, 14), x.shape[1:]) / jnp.sqrt(jnp.prod(jnp.asarray(x.shape[1:3], jnp.float32)))
-        return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(back(y)[0]), axis=-1), axis=-1) + 1e-12)
+        counts = (some.own % path.shrink == 0) * (path.shrink / k)
+        return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(back(y)[0]), axis=-1), axis=-1) + 1e-12), counts
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         value, (metrics, after) = parts.generator_loss(params, extra, turn, batch)
@@ -204,9 +207,10 @@ def regularised(parts: Parts, style: Style, path: PathLength) -> tuple[Callable,
 
         def paid() -> tuple[Array, Array, Array]:
             c = condition_of(parts.condition, batch)
-            found = lengths(params[GENERATOR], extra[GENERATOR], turn, c)
-            mean = a + path.decay * (jnp.mean(turn.gather(jax.lax.stop_gradient(found))) - a)
-            return path.every * path.weight * jnp.mean(jnp.square(found - mean)), mean, jnp.mean(found)
+            found, counts = lengths(params[GENERATOR], extra[GENERATOR], turn, c)
+            now = jnp.mean(turn.gather(jax.lax.stop_gradient(found * counts)))
+            mean = a + path.decay * (now - a)
+            return path.every * path.weight * jnp.mean(counts * jnp.square(found - mean)), mean, now
 
         def free() -> tuple[Array, Array, Array]:
             return jnp.zeros(()), a, a

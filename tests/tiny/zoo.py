@@ -12,6 +12,7 @@ from jaxgen.conditions import labels
 from jaxgen.data import noise
 from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
+from jaxgen.losses.denoising import low_discrepancy, optimal
 from jaxgen.nets import network
 from jaxgen.nets.codes import PixelCNN
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
@@ -24,6 +25,7 @@ from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
 from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
 from jaxgen.nets.weights import spectral
 from jaxgen.processes import cosine
+from jaxgen.processes import flow as straight
 from jaxgen.types import Batch, Model, Seen
 
 SHAPE = (8, 8, 1)
@@ -120,6 +122,14 @@ def diffusion():
     return families.diffusion(denoiser, process, (2,), sampler=sampler, condition=labels(3), prediction="v")
 
 
+def flow():
+    """Of times and a coupling that see all of a minibatch."""
+    process = straight(clip=np.inf)
+    sampler = sampling.iterate(sampling.euler(process), sampling.uniform(5))
+    values = {"times": low_discrepancy(), "coupling": optimal, "prediction": "velocity"}
+    return families.diffusion(network(MLPDenoiser(64, 1)), process, (2,), sampler=sampler, **values)
+
+
 def nets(*outputs: int):
     """Perceptrons with so many outputs, the last of an image."""
     return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
@@ -185,6 +195,7 @@ ZOO = {
     "minibatch": Kind(minibatch),
     "big": Kind(big, data="classes"),
     "diffusion": Kind(diffusion, data="points"),
+    "flow": Kind(flow, data="points"),
     "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
     "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
     "tc": Kind(lambda: mlp_vae(evidence.tc(100, beta=3.0))),
