@@ -51,6 +51,20 @@ def test_the_loss_trains_a_gan(examples, tmp_path):
     np.testing.assert_allclose(-expected(best), divergence, rtol=1e-5)
 
 
+def test_the_weight_is_the_snr_where_that_is_large_and_goes_with_any_parametrisation(examples):
+    process, t = processes.cosine(), jnp.linspace(0.05, 0.95, 9)
+    w = examples["truncated_snr"]()
+    snr = np.square(np.float64(process.alpha(t)) / np.float64(process.sigma(t)))
+    np.testing.assert_allclose(w(process, t), np.maximum(snr, 1.0), rtol=1e-4)
+    net, keys = network(MLPDenoiser(8, 1)), jax.random.split(jax.random.key(0), 4)
+    sampler, batch = sampling.iterate(sampling.heun(process), sampling.uniform(2)), Batch(jnp.ones((4, 2)))
+    for prediction in ("eps", "velocity", "edm"):
+        model = families.diffusion(net, process, (2,), sampler=sampler, prediction=prediction, weighting=w)
+        params, extra = model.game.init(jax.random.key(0), batch)
+        loss, _ = losses_of(model)["denoiser"](params, extra, keys, batch)
+        assert loss.shape == (4,) and bool(jnp.all(jnp.isfinite(loss)))
+
+
 def test_the_penalty_is_that_of_a_linear_critic(examples):
     rng, keys = np.random.default_rng(0), jax.random.split(jax.random.key(0), 6)
     real, fake = jnp.asarray(rng.normal(size=(2, 6, 2)), jnp.float32)
