@@ -70,7 +70,7 @@ def test_the_likelihood_s_weight_is_half_the_fall_of_the_snr(process):
 
 
 def estimating(prediction, process):
-    """A network that stands for the estimate x_t / 2, whatever it is asked to predict."""
+    """A network that stands for the estimate x_t / 2, whatever it is to predict."""
     f = parametrisation(prediction)
 
     def apply(params, stats, x, t, condition=None, train=False):

@@ -9,7 +9,7 @@ from jaxgen.types import Array, Batch, Loss, Model, Tree, Turn, check
 
 def fading(model: Model, steps: int) -> Model:
     """The same model, whose networks' state "fade" has alpha = min(1, step / steps), the share of the newest scale, and
-    whose images are faded alike: alpha x + (1 - alpha) of x at half the size, enlarged again (Karras et al. 2017,
+    whose images are faded in, too: alpha x + (1 - alpha) of x at half the size, enlarged again (Karras et al. 2017,
     arXiv:1710.10196, section 2 and figure 2). steps 0: the scale is there from the start.
 
     InputError for a model none of whose networks fades anything in: those of `nets.progressive` do.
