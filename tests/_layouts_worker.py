@@ -1,9 +1,8 @@
-"""`python _layouts_worker.py CASE` trains a tiny model a few steps in every layout on the devices it is given, and
+"""`main(CASE)`, in a process of its own, trains a tiny model a few steps in every layout on the devices it is given and
 prints what came of it as JSON. To add one, add a model to `tiny.zoo`.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -129,7 +128,3 @@ def compare(case: Case) -> dict[str, dict[str, float]]:
 
 def main(name: str) -> None:
     print(json.dumps({"devices": jax.device_count()} | compare(CASES[name]())))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,13 +98,39 @@ class Process:
 
 
 def _main(arguments: list[str], out: str, err: str, env: dict[str, str]) -> None:
-    os.environ.update(env)
+    _begin(out, err, env)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a script ignores
-    for path, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     from jaxgen.__main__ import main
 
     main(arguments)
+
+
+def _begin(out: str, err: str, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+
+
+def apart(
+    function: Callable[[str], None], argument: str, log: Path, timeout: float, **env: str
+) -> tuple[int, str, str]:
+    """(exit code, what it printed, what it complained of) of `function(argument)` in a process of its own; TimeoutError
+    after so many seconds. env: set before a device is opened."""
+    out, err = log.with_suffix(".out"), log.with_suffix(".err")
+    process = _CONTEXT.Process(target=_apart, args=(function, argument, str(out), str(err), env), daemon=True)
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError
+    return process.exitcode, out.read_text(), err.read_text()
+
+
+def _apart(function: Callable[[str], None], argument: str, out: str, err: str, env: dict[str, str]) -> None:
+    _begin(out, err, env)
+    function(argument)
+    sys.stdout.flush()
 
 
 def virtual_devices(n: int) -> dict[str, str]:

@@ -6,14 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import _layouts_worker
 import chex
 import jax
 import numpy as np
 import pytest
 from _layouts_worker import CASES
-from _tiny import virtual_devices
+from _tiny import apart, virtual_devices
 
 from jaxgen import parallel
 from jaxgen.types import InputError
@@ -48,13 +50,14 @@ def results(case: str) -> dict:
 @functools.cache
 def run_worker(case: str) -> tuple[str, str]:
     """(what it prints, "" or why it failed): once, for all tests of a case."""
-    worker = [sys.executable, str(HERE / "_layouts_worker.py"), case]
-    for timeout in (150, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
-        try:
-            done = subprocess.run(worker, env=environment(8), capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            continue
-        return done.stdout, done.stderr[-3000:] if done.returncode else ""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        for timeout in (150, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
+            try:
+                code, out, error = apart(_layouts_worker.main, case, log, timeout, **virtual_devices(8))
+            except TimeoutError:
+                continue
+            return out, error[-3000:] if code else ""
     return "", "eight virtual devices did not finish in time, twice"
 
 

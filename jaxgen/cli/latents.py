@@ -232,7 +232,7 @@ def turn(
     workdir: Path,
     /,
     *,
-    to: str,
+    to: str | None = None,
     space: Space = "z",
     n: int = 8,
     steps: int = 7,
@@ -247,7 +247,7 @@ def turn(
 
     Args:
         workdir: the folder of a run whose data have labels
-        to: the class, by name or by number
+        to: the class, by name or by number; the first by default
         space: z, the noise, or w, the codes that the model makes of it
         n: how many samples, a row each
         steps: images of a row
@@ -265,7 +265,7 @@ def turn(
     at_least(1, n=n, steps=steps, examples=examples)
     file = out_file(out, workdir / "turn.png", ".png")
     run, _ = open_model(workdir)
-    which = class_of(run, to)
+    which = class_of(run, to, 0)
     check_drawn(run, file, n * steps)
     drawn = _Drawn.of(run, space, max(examples, n), seed, sampling)
     classes = _classes(run, drawn, sampling)
@@ -288,9 +288,9 @@ def analogy(
     workdir: Path,
     /,
     *,
-    having: str,
-    lacking: str,
-    plain: str,
+    having: str | None = None,
+    lacking: str | None = None,
+    plain: str | None = None,
     space: Space = "z",
     each: int = 3,
     n: int = 6,
@@ -304,9 +304,9 @@ def analogy(
 
     Args:
         workdir: the folder of a run whose data have labels
-        having: a class, by name or by number
-        lacking: a class
-        plain: a class
+        having: a class, by name or by number; the first by default
+        lacking: a class; the second by default
+        plain: a class; the third by default
         space: z, the noise, or w, the codes that the model makes of it
         each: latents of an average
         n: how many rows, each of other samples
@@ -323,7 +323,7 @@ def analogy(
     at_least(1, each=each, n=n, examples=examples)
     file = out_file(out, workdir / "analogy.png", ".png")
     run, _ = open_model(workdir)
-    wanted = [class_of(run, name) for name in (having, lacking, plain)]
+    wanted = [class_of(run, name, i) for i, name in enumerate((having, lacking, plain))]
     check_drawn(run, file, 4 * n)
     check(run.experiment.model.condition is None, "a conditional model draws a class by --condition: nothing to add up")
     drawn = _Drawn.of(run, space, examples, seed, sampling)
@@ -340,9 +340,10 @@ def analogy(
     print(viz.save_picture(file, images[:, 0], 4))
 
 
-def class_of(run: Any, name: str) -> int:
+def class_of(run: Any, name: str | None, default: int) -> int:
     """The number of a class of the run's data, by name or by number."""
     names = list(run.experiment.data.classes)
+    name = str(default) if name is None else name
     numbers = {word.lower(): i for i, word in enumerate(names)} | {str(i): i for i in range(len(names))}
     known = ", ".join(names) or "none"
     check(name.lower() in numbers, f"{run.experiment.data.name} has no class {name!r}: it has {known}")
