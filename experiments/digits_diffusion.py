@@ -36,7 +36,7 @@ def values(name: str) -> Method:
     """The values of a method."""
     cos, straight, levels = cosine(), flow(), variance_exploding(80.0)
     by_ddim, by_steps = iterate(ddim(cos), uniform(50), cos.clip), iterate(ddim(straight), uniform(50), straight.clip)
-    by_levels = iterate(heun(levels), karras(levels, 18), levels.clip)
+    by_levels = iterate(heun(levels, of="level"), karras(levels, 18), levels.clip)
     return {
         "v": Method(cos, "v", by_ddim),  # Salimans and Ho 2022
         "ddpm": Method(linear(), "eps", iterate(ddpm(linear()), uniform(250), 1.0)),  # Ho et al. 2020

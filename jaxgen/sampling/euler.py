@@ -18,19 +18,24 @@ def euler(process: Process) -> Solver:
     return Solver(init=Partial(_init), step=Partial(_euler, process))
 
 
-def heun(process: Process, churn: float = 0.0, noise: float = 1.0, *, of: Literal["level", "time"] = "level") -> Solver:
-    """Euler's step, then the mean of the slopes at both its ends: of second order, two evaluations a step but the last
-    one, to t = 0, which is Euler's (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
+def heun(
+    process: Process, churn: float = 0.0, noise: float = 1.0, *, of: Literal["angle", "level", "time"] = "angle"
+) -> Solver:
+    """A first step to the next time, then the mean of the slopes at both its ends: of second order, two evaluations a
+    step but the last one, to t = 0, which has one (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
 
-    of: what the slope is by. "level", that of x / alpha by the noise level sigma / alpha, which is eps: EDM's, and the
-    same for every schedule; a first step from alpha = 0 is Euler's, too. "time": of x by t, as `euler`, for flows.
+    of: what the slope is by. "angle": of x / r by phi, r^2 = alpha^2 + sigma^2, tan(phi) = sigma / alpha, finite at
+    both ends of every schedule. "level": of x / alpha by the noise level sigma / alpha, EDM's own, for its levels; a first
+    step over a large ratio of levels, as in evenly spaced times of a cosine schedule, amplifies errors by that ratio.
+    "time": of x by t, as `euler`, for flows.
     churn: gamma; each step first raises the noise level to 1 + gamma times itself by fresh noise of `noise` times the
     deviation that this takes (algorithm 2, whose S_churn is churn times the number of steps; at most sqrt 2 - 1 there).
     """
     check(churn >= 0 and noise > 0, f"churn must not be negative and noise must be positive: {churn}, {noise}")
-    check(of in ("level", "time"), f"slopes are by the level or by the time, not by {of!r}")
+    steps = {"angle": _by_angle, "level": _by_level, "time": _by_time}
+    check(of in steps, f"slopes are by the angle, the level or the time, not by {of!r}")
     numbers = (jnp.asarray(churn, jnp.float32), jnp.asarray(noise, jnp.float32))
-    return Solver(init=Partial(_init), step=Partial(_by_level if of == "level" else _by_time, process, *numbers))
+    return Solver(init=Partial(_init), step=Partial(steps[of], process, *numbers))
 
 
 def _init(noise: Array) -> tuple:
@@ -58,6 +63,25 @@ def _by_time(process, churn, noise, keys: Keys, predict: Predict, carry: tuple, 
 
     def corrected() -> Array:
         return x + (u - t) * 0.5 * (first + slope(process, predict, there, u))
+
+    return (jax.lax.cond(u > 0, corrected, lambda: there),)
+
+
+def _by_angle(process, churn, noise, keys: Keys, predict: Predict, carry: tuple, t: Array, u: Array) -> tuple:
+    (x,) = carry
+    x, t = _churned(process, churn, noise, keys, x, t)
+    alpha_t, sigma_t, alpha_u, sigma_u = process.alpha(t), process.sigma(t), process.alpha(u), process.sigma(u)
+    r_t, r_u = jnp.hypot(alpha_t, sigma_t), jnp.hypot(alpha_u, sigma_u)
+    turn = jnp.arctan2(sigma_u, alpha_u) - jnp.arctan2(sigma_t, alpha_t)
+    x0 = predict(x, t).x0
+    eps = to_eps(alpha_t, sigma_t, x, x0)
+    there = alpha_u * x0 + sigma_u * eps
+
+    def corrected() -> Array:
+        x0_u = predict(there, u).x0
+        first = (alpha_t * eps - sigma_t * x0) / r_t
+        last = (alpha_u * to_eps(alpha_u, sigma_u, there, x0_u) - sigma_u * x0_u) / r_u
+        return r_u * (x / r_t + turn * 0.5 * (first + last))
 
     return (jax.lax.cond(u > 0, corrected, lambda: there),)
 

@@ -73,6 +73,7 @@ ORDERS = {
     "ddim": (ddim, 1, PROCESSES),
     "euler": (euler, 1, PROCESSES),
     "heun": (heun, 2, PROCESSES),
+    "heun by level": (lambda process: heun(process, of="level"), 2, PROCESSES),
     "heun in time": (lambda process: heun(process, of="time"), 2, ("flow", "exploding")),
     "multistep 1": (lambda process: multistep(process, 1), 1, PROCESSES),
     "multistep 2": (multistep, 2, PROCESSES),
@@ -119,6 +120,16 @@ def test_every_solver_draws_the_mixture_down_to_time_zero(name, process):
     assert distance(chosen, walked(sampler, chosen, x)) < 2.2 / np.sqrt(4096) + 0.01  # one in ten thousand, and a bias
 
 
+def test_few_even_steps_of_a_cosine_schedule_are_enough_for_heun_by_the_angle():
+    """Its first step is over a ratio of noise levels of hundreds, which a slope by the level amplifies."""
+    process, x = PROCESSES["cosine"], jax.random.normal(jax.random.key(4), (4096, 1))
+    by = {
+        of: distance(process, walked(iterate(heun(process, of=of), uniform(12)), process, x))
+        for of in ("angle", "level")
+    }
+    assert by["angle"] < 0.06 and by["level"] > 2 * by["angle"], by
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_stochastic_multistep_has_the_variance_of_the_reverse_diffusion(eta):
     """A denoiser that knows x_0: one step of eta = 1 is the posterior q(x_u | x_t, x_0), of eta = 0 its mean's path."""
@@ -137,7 +148,7 @@ def test_a_stochastic_multistep_has_the_variance_of_the_reverse_diffusion(eta):
     assert abs(got.var() - variance) < 5 * variance * np.sqrt(2 / len(x))
 
 
-@pytest.mark.parametrize("of", ["level", "time"])
+@pytest.mark.parametrize("of", ["angle", "level", "time"])
 def test_churned_heun_keeps_the_distribution(of):
     """Noise is added and taken away again: the marginals are those of the process, with or without."""
     process = PROCESSES["exploding"]
