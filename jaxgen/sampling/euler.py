@@ -25,8 +25,8 @@ def heun(
     step but the last one, to t = 0, which has one (Karras et al. 2022, arXiv:2206.00364, algorithm 1).
 
     of: what the slope is by. "angle": of x / r by phi, r^2 = alpha^2 + sigma^2, tan(phi) = sigma / alpha, finite at
-    both ends of every schedule. "level": of x / alpha by the noise level sigma / alpha, EDM's own, for its levels; a first
-    step over a large ratio of levels, as in evenly spaced times of a cosine schedule, amplifies errors by that ratio.
+    both ends of every schedule. "level": of x / alpha by the noise level sigma / alpha, EDM's own, for its levels; a
+    step over a large ratio of levels, as the first of even times on a cosine schedule, amplifies errors by that ratio.
     "time": of x by t, as `euler`, for flows.
     churn: gamma; each step first raises the noise level to 1 + gamma times itself by fresh noise of `noise` times the
     deviation that this takes (algorithm 2, whose S_churn is churn times the number of steps; at most sqrt 2 - 1 there).
