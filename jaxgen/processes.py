@@ -140,6 +140,12 @@ def diffuse(process: Process, x0: Array, eps: Array, t: Array) -> Array:
     return like(process.alpha(t), x0) * x0 + like(process.sigma(t), x0) * eps
 
 
+def forward(process: Process, s: Array, t: Array) -> tuple[Array, Array]:
+    """(a, beta) of q(x_t | x_s) = N(a x_s, beta I), s <= t: a = alpha_t / alpha_s, beta = sigma_t^2 - a^2 sigma_s^2."""
+    a = process.alpha(t) / process.alpha(s)
+    return a, jnp.maximum(jnp.square(process.sigma(t)) - jnp.square(a * process.sigma(s)), 0.0)
+
+
 def to_eps(alpha: Array, sigma: Array, x_t: Array, x0: Array) -> Array:
     """eps = (x_t - alpha x_0) / sigma: the noise in x_t if its clean image is x_0."""
     return (x_t - alpha * x0) / sigma

@@ -288,6 +288,16 @@ def held_out(run: Any, n: int) -> tuple[Any, Any]:
     return normalize(Batch(jnp.asarray(part.x))).x, part.condition
 
 
+def numbered(data: Any, word: str, kind: str) -> int:
+    """The number of a class or an attribute of a data set, by name or by number; kind: which, in words."""
+    from jaxgen.data.subsets import numbers_by_word
+
+    known = numbers_by_word(data)
+    there = ", ".join(data.classes) or "none"
+    check(word.lower() in known, f"{data.name} has no {kind} {word!r}: it has {there}")
+    return known[word.lower()]
+
+
 def pictures_of(run: Any, name: str, n: int) -> Any:
     """Pictures from a file or a folder, in the shape and the range of the model's images."""
     import jax.numpy as jnp

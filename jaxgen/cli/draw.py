@@ -18,6 +18,7 @@ from jaxgen.cli.common import (
     held_out,
     in_space,
     latents_of,
+    numbered,
     open_model,
     out_file,
     part_of,
@@ -267,11 +268,7 @@ def _with_attribute(model: Any, dataset: Any, attribute: str, examples: int, own
     from jaxgen.metrics.pieces import conditions_at
     from jaxgen.types import Batch
 
-    names = {str(i): i for i in range(len(dataset.classes))}
-    names |= {name.lower(): i for i, name in enumerate(dataset.classes)}
-    known = ", ".join(dataset.classes) or "none"
-    check(attribute.lower() in names, f"{dataset.name} has no attribute {attribute!r}: it has {known}")
-    index, which = np.arange(min(examples, dataset.size)), names[attribute.lower()]
+    index, which = np.arange(min(examples, dataset.size)), numbered(dataset, attribute, "attribute")
     batch = dataset.take(index)
     labels = batch.condition
     check(getattr(labels, "ndim", 0) in (1, 2), f"{dataset.name} has neither labels nor attributes: give --among")

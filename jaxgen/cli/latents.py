@@ -18,6 +18,7 @@ from jaxgen.cli.common import (
     held_out,
     in_space,
     latents_of,
+    numbered,
     open_model,
     out_file,
     pictures_of,
@@ -112,6 +113,7 @@ def mix(
 
     import jaxgen
     from jaxgen import viz
+    from jaxgen.conditions import rows as of_rows
 
     at_least(1, rows=rows, columns=columns)
     file = out_file(out, workdir / "mix.png", ".png")
@@ -121,18 +123,12 @@ def mix(
     given = conditions(run, sampling.condition, n)
     w = latents_of(model, run.state, seed, given, n, sampling.ema)
     options = sampling.options(run)
-    own = None if given is None else _rows(given, rows)
+    own = of_rows(given, slice(rows))
     x = np.asarray(jaxgen.mix(model, run.state, w[:rows], w[rows:], layers, condition=own, **options))
     alone = np.asarray(jaxgen.mix(model, run.state, w, w[:1], (), condition=given, **options))[:, 0]
     blank = np.ones_like(alone[:1])
     table = [blank, alone[rows:]] + [part for left, row in zip(alone, x, strict=False) for part in (left[None], row)]
     print(viz.save_picture(file, np.concatenate(table), columns + 1))
-
-
-def _rows(given: Any, n: int) -> Any:
-    from jaxgen.conditions import rows
-
-    return rows(given, slice(n))
 
 
 # --- directions ------------------------------------------------------------------------------------------------------
@@ -180,10 +176,9 @@ def directions(
     check_drawn(run, file, k * steps)
     drawn = _Drawn.of(run, space, examples, seed, sampling)
     found = walks.principal(drawn.latents, k) if method == "principal" else _of_weights(run, drawn, k, sampling.ema)
-    start, given = drawn.latents[:1], drawn.first(1)
-    rows = []
+    start, given, rows = drawn.latents[:1], drawn.first(1), []
     for vector in found.vectors:
-        strengths = jnp.linspace(-limit, limit, steps) * drawn.deviation(vector)
+        strengths = jnp.linspace(-limit, limit, steps) * np.std(drawn.along(vector))
         options = {"condition": given, **sampling.options(run)}
         rows.append(jaxgen.along(drawn.model, run.state, start, vector, strengths, **options)[0])
     print(viz.save_picture(file, jnp.concatenate(rows), steps))
@@ -203,14 +198,16 @@ class _Drawn(NamedTuple):
         return cls(model, latents_of(model, run.state, seed, given, n, sampling.ema), given)
 
     def first(self, n: int) -> Any:
-        return None if self.given is None else _rows(self.given, n)
+        """The conditions of the first n."""
+        from jaxgen.conditions import rows
 
-    def deviation(self, vector: Any) -> float:
-        """The standard deviation of the latents along a unit vector."""
+        return rows(self.given, slice(n))
+
+    def along(self, vector: Any) -> Any:
+        """The latents' coordinates along a unit vector, [N]."""
         import numpy as np
 
-        n = len(self.latents)
-        return float(np.std(np.asarray(self.latents).reshape(n, -1) @ np.asarray(vector).ravel()))
+        return np.asarray(self.latents).reshape(len(self.latents), -1) @ np.asarray(vector).ravel()
 
 
 def _of_weights(run: Any, drawn: _Drawn, k: int, ema: bool) -> Any:
@@ -265,12 +262,12 @@ def turn(
     at_least(1, n=n, steps=steps, examples=examples)
     file = out_file(out, workdir / "turn.png", ".png")
     run, _ = open_model(workdir)
-    which = class_of(run, to, 0)
+    which = numbered(run.experiment.data, "0" if to is None else to, "class")
     check_drawn(run, file, n * steps)
     drawn = _Drawn.of(run, space, max(examples, n), seed, sampling)
     classes = _classes(run, drawn, sampling)
     found = jaxgen.boundary(drawn.latents, classes == which)
-    along = np.asarray(drawn.latents).reshape(len(classes), -1) @ np.asarray(found.direction).ravel()
+    along = drawn.along(found.direction)
     gap = np.mean(along[classes == which]) - np.mean(along[classes != which])
     strengths = jnp.linspace(-limit, limit, steps) * gap
     options = {"condition": drawn.first(n), **sampling.options(run)}
@@ -314,6 +311,7 @@ def analogy(
         out: a .png; WORKDIR/analogy.png by default
         seed: of the samples
     """
+    import jax
     import jax.numpy as jnp
     import numpy as np
 
@@ -323,7 +321,8 @@ def analogy(
     at_least(1, each=each, n=n, examples=examples)
     file = out_file(out, workdir / "analogy.png", ".png")
     run, _ = open_model(workdir)
-    wanted = [class_of(run, name, i) for i, name in enumerate((having, lacking, plain))]
+    given = [str(i) if name is None else name for i, name in enumerate((having, lacking, plain))]
+    wanted = [numbered(run.experiment.data, name, "class") for name in given]
     check_drawn(run, file, 4 * n)
     check(run.experiment.model.condition is None, "a conditional model draws a class by --condition: nothing to add up")
     drawn = _Drawn.of(run, space, examples, seed, sampling)
@@ -335,19 +334,9 @@ def analogy(
     for i in range(n):
         three = [group[i * each : (i + 1) * each] for group in groups]
         rows += [*(jnp.mean(latents, axis=0) for latents in three), jaxgen.analogy(*three)]
-    options = sampling.options(run)
-    images = jaxgen.interpolate(drawn.model, run.state, jnp.stack(rows), jnp.stack(rows), 2, **options)
-    print(viz.save_picture(file, images[:, 0], 4))
-
-
-def class_of(run: Any, name: str | None, default: int) -> int:
-    """The number of a class of the run's data, by name or by number."""
-    names = list(run.experiment.data.classes)
-    name = str(default) if name is None else name
-    numbers = {word.lower(): i for i, word in enumerate(names)} | {str(i): i for i in range(len(names))}
-    known = ", ".join(names) or "none"
-    check(name.lower() in numbers, f"{run.experiment.data.name} has no class {name!r}: it has {known}")
-    return numbers[name.lower()]
+    keys = jax.random.split(jax.random.key(0), len(rows))
+    images = jaxgen.generate(drawn.model, run.state, keys, jnp.stack(rows), **sampling.options(run))
+    print(viz.save_picture(file, images, 4))
 
 
 def _classes(run: Any, drawn: _Drawn, sampling: Sampling) -> Any:

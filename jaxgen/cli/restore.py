@@ -20,6 +20,8 @@ from jaxgen.cli.common import (
 )
 from jaxgen.errors import check
 
+STEPS = 100  # of a sampler, by default
+
 
 @command
 def restore(
@@ -80,32 +82,27 @@ def restore(
     guidance = (
         walks.project(operator) if how == "project" else walks.posterior(operator, process, noise=noise, spread=0.5)
     )
-    options: Any = {"batch": sampling.batch, "ema": sampling.ema, "given": jnp.repeat(known, versions, axis=0)}
-    sampler = _sampler(process, sampling, jump, repeats)
-    made = jaxgen.sample(
-        model,
-        run.state,
-        jax.random.key(seed),
-        len(x) * versions,
-        repeat(given, versions),
-        sampler=sampler,
-        guidance=_both(guidance, sampling, options),
-        **options,
-    )
+    guidance, held = _both(guidance, jnp.repeat(known, versions, axis=0), sampling)
+    steps = sampling.sampler_steps or STEPS
+    times = walks.uniform(steps) if repeats == 1 else walks.travel(steps, jump, repeats)
+    sampler = walks.iterate(walks.renoising(_solver(process, sampling), process), times, process.clip)
+    options: Any = {"batch": sampling.batch, "ema": sampling.ema, "sampler": sampler}
+    key, count, given = jax.random.key(seed), len(x) * versions, repeat(given, versions)
+    made = jaxgen.sample(model, run.state, key, count, given, guidance=guidance, given=held, **options)
     left = np.asarray(operator.back(known))
     if task == "inpaint":
         left = np.where(np.asarray(operator.of(jnp.ones_like(x))) > 0, left, 0.0)
     print(viz.save_picture(file, viz.beside([np.asarray(x), left], np.asarray(made)), versions + 2))
 
 
-def _both(guidance: Any, sampling: Sampling, options: dict) -> Any:
-    """The restoration around classifier-free guidance, where there is any: what is known has the last word."""
+def _both(guidance: Any, held: Any, sampling: Sampling) -> tuple[Any, Any]:
+    """(guidance, what it is given): the restoration around classifier-free guidance, where there is any, so that what
+    is known has the last word."""
     from jaxgen import sampling as walks
 
     if sampling.guidance is None:
-        return guidance
-    options["given"] = (options["given"], None)
-    return walks.compose(guidance, walks.classifier_free(sampling.guidance))
+        return guidance, held
+    return walks.compose(guidance, walks.classifier_free(sampling.guidance)), (held, None)
 
 
 def _process(run: Any) -> Any:
@@ -153,13 +150,11 @@ def _mask(name: str | None, shape: tuple[int, ...]) -> Any:
     return (picture < 128).astype(np.float32)
 
 
-def _sampler(process: Any, sampling: Sampling, jump: int, repeats: int) -> Any:
-    """Ancestral steps by default, 100 of them, which may be walked again."""
-    from jaxgen import sampling as walks
+def _solver(process: Any, sampling: Sampling) -> Any:
+    """Ancestral steps by default."""
+    from jaxgen.sampling import SOLVERS
 
-    solver, steps = walks.SOLVERS[sampling.sampler or "euler_ancestral"](process), sampling.sampler_steps or 100
-    times = walks.uniform(steps) if repeats == 1 else walks.travel(steps, jump, repeats)
-    return walks.iterate(walks.renoising(solver, process), times, process.clip)
+    return SOLVERS[sampling.sampler or "euler_ancestral"](process)
 
 
 @command
@@ -185,6 +180,7 @@ def vary(
         seed: of the noise
     """
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     import jaxgen
@@ -197,14 +193,14 @@ def vary(
     check(bool(strengths) and all(0 < s <= 1 for s in strengths), "--strengths are times above 0 and at most 1")
     file = out_file(out, workdir / "vary.png", ".png")
     run, _ = open_model(workdir)
-    process, solver = _process(run), sampling.sampler or "euler_ancestral"
+    process = _process(run)
     x, given = _images(run, image, n, sampling)
     check_drawn(run, file, len(x) * (1 + len(strengths)))
     keys, columns = jax.random.split(jax.random.key(seed), len(x)), [np.asarray(x)]
     for s in strengths:
-        steps = max(1, round(s * (sampling.sampler_steps or 100)))
-        sampler = walks.iterate(walks.SOLVERS[solver](process), walks.uniform(steps, start=s), process.clip)
-        begun = diffuse(process, x, normal(keys, x.shape[1:]), np.float32(s) + 0.0 * x[:, 0, 0, 0])
+        times = walks.uniform(max(1, round(s * (sampling.sampler_steps or STEPS))), start=s)
+        sampler = walks.iterate(_solver(process, sampling), times, process.clip)
+        begun = diffuse(process, x, normal(keys, x.shape[1:]), jnp.asarray(s))
         options: Any = {"sampler": sampler, "guidance": sampling.guidance, "ema": sampling.ema, "batch": sampling.batch}
         columns.append(np.asarray(jaxgen.generate(run.experiment.model, run.state, keys, begun, given, **options)))
     print(viz.save_picture(file, np.stack(columns, axis=1).reshape(-1, *x.shape[1:]), len(columns)))

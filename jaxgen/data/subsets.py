@@ -113,8 +113,7 @@ def labels_of(dataset: Dataset) -> np.ndarray:
 def class_numbers(dataset: Dataset, classes: Sequence[int | str] | int | str) -> np.ndarray:
     """int [n] of classes given by number or by name, in upper or lower case. A word that is a name and also a
     number is the name. InputError for unknown ones, and for none."""
-    known: dict[int | str, int] = {str(i): i for i in range(len(dataset.classes))}
-    known |= {name.lower(): i for i, name in enumerate(dataset.classes)} | {i: i for i in range(len(dataset.classes))}
+    known: dict[int | str, int] = {**numbers_by_word(dataset), **{i: i for i in range(len(dataset.classes))}}
     given = [classes] if isinstance(classes, int | str) else classes
     chosen = [c.strip().lower() if isinstance(c, str) else int(c) for c in given]
     unknown = [str(c) for c in chosen if c not in known]
@@ -122,6 +121,12 @@ def class_numbers(dataset: Dataset, classes: Sequence[int | str] | int | str) ->
     check(not unknown, f"unknown class {', '.join(unknown)!r}: {dataset.name} has {there}")
     check(bool(chosen), f"no class is given: {dataset.name} has {there}")
     return np.array([known[c] for c in chosen])
+
+
+def numbers_by_word(dataset: Dataset) -> dict[str, int]:
+    """{word: number} of classes or attributes: their numbers, and their names in lower case, which go first."""
+    numbers = {str(i): i for i in range(len(dataset.classes))}
+    return numbers | {name.lower(): i for i, name in enumerate(dataset.classes)}
 
 
 def _name(dataset: Dataset, label: int) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import diffuse, like
+from jaxgen.processes import diffuse, forward, like
 from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
 
 IMAGES = 256  # at once
@@ -71,8 +71,8 @@ def last_term(process: Process, x0: Array) -> Array:
 
 def kl_term(process: Process, x0: Array, estimate: Array, t: Array, s: Array, large: bool) -> Array:
     """L_{i-1}, [B], of the step from t to s; large: V = beta."""
-    alpha_t, sigma_t, alpha_s, sigma_s = process.alpha(t), process.sigma(t), process.alpha(s), process.sigma(s)
-    beta = jnp.square(sigma_t) - jnp.square(alpha_t / alpha_s * sigma_s)
+    sigma_t, alpha_s, sigma_s = process.sigma(t), process.alpha(s), process.sigma(s)
+    _, beta = forward(process, s, t)
     small = beta * jnp.square(sigma_s / sigma_t)  # 0 at the first step, which has a term of its own
     v = beta if large else jnp.maximum(small, 1e-20)
     ratio = jnp.maximum(small, 1e-20) / v

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.processes import to_eps
+from jaxgen.processes import forward, to_eps
 from jaxgen.types import Array, Keys, Predict, Process, Solver, normal
 
 
@@ -28,8 +28,7 @@ def _step(process: Process, eta: Array, keys: Keys, predict: Predict, carry: tup
     alpha_t, sigma_t, alpha_u, sigma_u = process.alpha(t), process.sigma(t), process.alpha(u), process.sigma(u)
     x0 = predict(x, t).x0
     eps = to_eps(alpha_t, sigma_t, x, x0)
-    # the maximum guards the inversion (u > t), where eta has to be zero
-    c = eta * sigma_u / sigma_t * jnp.sqrt(jnp.maximum(sigma_t**2 - (alpha_t / alpha_u) ** 2 * sigma_u**2, 0.0))
+    c = eta * sigma_u / sigma_t * jnp.sqrt(forward(process, u, t)[1])  # 0 in an inversion, u > t
     return (
         alpha_u * x0 + jnp.sqrt(jnp.maximum(sigma_u**2 - c**2, 0.0)) * eps + c * normal(keys, x.shape[1:], x.dtype),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxgen.processes import forward
 from jaxgen.types import Array, Keys, Predict, Process, Solver, check, normal
 
 
@@ -26,9 +27,8 @@ def _init(noise: Array) -> tuple:
 
 def _step(process: Process, small: Array, keys: Keys, predict: Predict, carry: tuple, t: Array, u: Array) -> tuple:
     (x,) = carry
-    alpha_t, sigma_t, alpha_u, sigma_u = process.alpha(t), process.sigma(t), process.alpha(u), process.sigma(u)
-    a = alpha_t / alpha_u
-    beta = jnp.maximum(sigma_t**2 - (a * sigma_u) ** 2, 0.0)
+    sigma_t, alpha_u, sigma_u = process.sigma(t), process.alpha(u), process.sigma(u)
+    a, beta = forward(process, u, t)
     mu = a * (sigma_u / sigma_t) ** 2 * x + alpha_u * beta / sigma_t**2 * predict(x, t).x0
     deviation = jnp.sqrt(beta) * jnp.where(small > 0, sigma_u / sigma_t, 1.0)
     return (mu + jnp.where(u > 0, deviation, 0.0) * normal(keys, x.shape[1:], x.dtype),)

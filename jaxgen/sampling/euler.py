@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.processes import log_snr, to_eps
+from jaxgen.processes import forward, log_snr, to_eps
 from jaxgen.types import Array, Keys, Predict, Process, Solver, check, normal
 
 
@@ -106,6 +106,6 @@ def _churned(process: Process, churn: Array, noise: Array, keys: Keys, x: Array,
     """(x, t) at a noise level 1 + churn times as high, at most that of t = 1."""
     higher = jnp.minimum(process.time(log_snr(process, t) - 2.0 * jnp.log1p(churn)), 1.0)
     higher = jnp.where((churn > 0) & (t < 1), jnp.maximum(higher, t), t)
-    keep = jnp.where(higher > t, process.alpha(higher) / process.alpha(t), 1.0)
-    added = jnp.sqrt(jnp.maximum(process.sigma(higher) ** 2 - (keep * process.sigma(t)) ** 2, 0.0))
-    return keep * x + jnp.where(higher > t, added * noise, 0.0) * normal(keys, x.shape[1:], x.dtype), higher
+    a, beta = forward(process, t, higher)
+    keep, added = jnp.where(higher > t, a, 1.0), jnp.where(higher > t, jnp.sqrt(beta) * noise, 0.0)
+    return keep * x + added * normal(keys, x.shape[1:], x.dtype), higher

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxgen.processes import like
 from jaxgen.types import Array, Guidance, Model, Predict, Prediction, Process, TrainState, Tree, check, weights
 
 PredictOf = Callable[[Tree], Predict]
@@ -131,9 +132,15 @@ def _classifier(log_prob, params, extra, process, scale, predict_of, condition, 
 
         found = base(x, t)
         push = jax.grad(chosen)(x)
-        return found._replace(x0=found.x0 + scale * process.sigma(t) ** 2 / process.alpha(t) * push)
+        return steered(process, found, t, scale * push)
 
     return predict
+
+
+def steered(process: Process, found: Prediction, t: Array, slope: Array) -> Prediction:
+    """x_0 + sigma_t^2 / alpha_t slope: what a slope of log p(y | x_t) in x_t does to the estimate of x_0, by Tweedie's
+    formula."""
+    return found._replace(x0=found.x0 + like(jnp.square(process.sigma(t)) / process.alpha(t), slope) * slope)
 
 
 def truncation(psi: float | Array, mean: Array) -> Partial:

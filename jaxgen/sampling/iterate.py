@@ -24,10 +24,14 @@ class Times(NamedTuple):
     count: Array
 
 
+def _check_steps(steps: int) -> None:
+    check(1 <= steps <= LONGEST, f"the number of sampling steps must be 1 to {LONGEST}, it is {steps}")
+
+
 def uniform(steps: int, start: float = 1.0, stop: float = 0.0) -> Times:
     """Equal steps from `start` to `stop`. On t = i / T it is the evenly strided sub-sequence of
     Song et al. 2021 (arXiv:2010.02502, appendix D.2, "linear")."""
-    check(1 <= steps <= LONGEST, f"the number of sampling steps must be 1 to {LONGEST}, it is {steps}")
+    _check_steps(steps)
     check(start > 0, "a walk cannot start at time 0, where there is no noise: start at 1e-3, say")
     index = jnp.minimum(jnp.arange(LONGEST + 1), steps) / steps
     return Times(jnp.asarray(start + (stop - start) * index, jnp.float32), jnp.asarray(steps, jnp.int32))
@@ -55,14 +59,14 @@ def log_uniform(process: Process, steps: int, *, stop: float = 1e-3) -> Times:
 
 
 def _from_levels(process: Process, levels: np.ndarray, steps: int) -> Times:
-    check(1 <= steps <= LONGEST, f"the number of sampling steps must be 1 to {LONGEST}, it is {steps}")
+    _check_steps(steps)
     times = np.asarray(process.time(jnp.asarray(-2.0 * np.log(levels), jnp.float32)), np.float64)
     return custom([*np.clip(times, 0.0, 1.0), 0.0])
 
 
 def quadratic(steps: int) -> Times:
     """t_i = (1 - i / steps)^2: finer where there is little noise (Song et al. 2021, arXiv:2010.02502, appendix D.2)."""
-    check(1 <= steps <= LONGEST, f"the number of sampling steps must be 1 to {LONGEST}, it is {steps}")
+    _check_steps(steps)
     return custom((1.0 - np.arange(steps + 1) / steps) ** 2)
 
 

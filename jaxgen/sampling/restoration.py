@@ -14,8 +14,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import like
-from jaxgen.sampling.guidance import PredictOf
+from jaxgen.processes import forward, like
+from jaxgen.sampling.guidance import PredictOf, steered
 from jaxgen.sampling.iterate import LONGEST, Times, custom
 from jaxgen.types import Array, Keys, Predict, Prediction, Process, Solver, Tree, check, normal
 
@@ -140,8 +140,7 @@ def _posterior(operator, process, noise, spread, predict_of: PredictOf, conditio
             return jnp.sum(total(jnp.square(given - operator.of(found.x0)))), found
 
         slope, found = jax.grad(misfit, has_aux=True)(x)
-        push = -0.5 * slope / like(variance, x)
-        return found._replace(x0=found.x0 + like(jnp.square(sigma) / alpha, x) * push)
+        return steered(process, found, t, -0.5 * slope / like(variance, x))
 
     return predict
 
@@ -167,15 +166,13 @@ def travel(steps: int, jump: int = 10, repeats: int = 5) -> Times:
 
 
 def renoising(solver: Solver, process: Process) -> Solver:
-    """`solver`, and where the next time is the later one a step of the process itself, x_u = a x_t + sqrt(sigma_u^2 -
-    a^2 sigma_t^2) z, a = alpha_u / alpha_t."""
+    """`solver`, and where the next time is the later one a step of the process itself, x_u ~ q(x_u | x_t)."""
     return Solver(solver.init, Partial(_renoising, solver, process))
 
 
 def _renoising(solver, process, keys: Keys, predict: Predict, carry: tuple, t: Array, u: Array) -> tuple:
-    def forward() -> tuple:
-        keep = process.alpha(u) / process.alpha(t)
-        added = jnp.sqrt(jnp.maximum(jnp.square(process.sigma(u)) - jnp.square(keep * process.sigma(t)), 0.0))
-        return keep * carry[0] + added * normal(keys, carry[0].shape[1:], carry[0].dtype), *carry[1:]
+    def back() -> tuple:
+        a, beta = forward(process, t, u)
+        return a * carry[0] + jnp.sqrt(beta) * normal(keys, carry[0].shape[1:], carry[0].dtype), *carry[1:]
 
-    return jax.lax.cond(u > t, forward, lambda: solver.step(keys, predict, carry, t, u))
+    return jax.lax.cond(u > t, back, lambda: solver.step(keys, predict, carry, t, u))

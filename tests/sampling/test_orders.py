@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import mixture
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -21,19 +22,10 @@ PROCESSES = {"cosine": cosine(), "linear": linear(), "flow": flow(), "exploding"
 STOP, STEPS = 0.1, (16, 32, 64)
 
 
-def denoised(process, x, t):
-    """E[x_0 | x_t] of the mixture."""
-    a, sigma = process.alpha(t), process.sigma(t)
-    v = a**2 * WIDTH**2 + sigma**2
-    away = x[..., None] - a * MODES
-    given = jax.nn.softmax(jnp.log(WEIGHTS) - away**2 / (2 * v), axis=-1)
-    return jnp.sum(given * (MODES + a * WIDTH**2 * away / v), axis=-1)
-
-
 @jax.jit
 def walked(sampler, process, x):
     keys = jax.random.split(jax.random.key(0), len(x))
-    return sampler(keys, lambda x, t: Prediction(denoised(process, x, t)), x)
+    return sampler(keys, lambda x, t: Prediction(mixture(process, x, t, WEIGHTS, MODES, WIDTH)), x)
 
 
 def distribution(process, x, t):

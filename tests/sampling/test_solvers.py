@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _functions import mixture
 
 from jaxgen.processes import cosine, from_betas, linear
 from jaxgen.sampling import ddim, ddpm, iterate, uniform
@@ -23,15 +24,6 @@ def gaussian(schedule, x, t):
     return M + a * S**2 * (x - a * M) / (a**2 * S**2 + sigma**2)
 
 
-def mixture(schedule, x, t):
-    """The same of a mixture: each mode's estimate, weighted by its probability given x_t."""
-    a, sigma = schedule.alpha(t), schedule.sigma(t)
-    v = a**2 * WIDTH**2 + sigma**2
-    away = x[..., None] - a * MODES
-    given = jax.nn.softmax(jnp.log(WEIGHTS) - away**2 / (2 * v), axis=-1)
-    return jnp.sum(given * (MODES + a * WIDTH**2 * away / v), axis=-1)
-
-
 @jax.jit
 def of_gaussian(sampler, schedule, keys, x):
     return sampler(keys, lambda x, t: Prediction(gaussian(schedule, x, t)), x)
@@ -39,7 +31,7 @@ def of_gaussian(sampler, schedule, keys, x):
 
 @jax.jit
 def of_mixture(sampler, schedule, keys, x):
-    return sampler(keys, lambda x, t: Prediction(mixture(schedule, x, t)), x)
+    return sampler(keys, lambda x, t: Prediction(mixture(schedule, x, t, WEIGHTS, MODES, WIDTH)), x)
 
 
 @jax.jit
