@@ -47,8 +47,9 @@ def load(start: Start, shapes: TrainState) -> Graft:
     networks are others.
 
     All of a run: its parameters and its `extra` have to be those of the new one. One group g: all of the donor's
-    parameters where they fit (an autoencoder under a latent model), else the donor's own group of that name; with the
-    part of `extra` that belongs to them, where both have it.
+    parameters where they fit (an autoencoder under a latent model), else those of the donor's players (a student that
+    becomes a teacher), else the donor's own group of that name; with the part of `extra` that belongs to them, where
+    both have it.
     """
     check(bool(start), "nothing is given to start from: give the folder of a run")
     if not isinstance(start, Mapping):
@@ -89,6 +90,9 @@ def _group(group: str, path: str | Path, shapes: TrainState) -> tuple[Tree, Tree
     wanted = shapes.params[group]
     if _fits(params, wanted):
         return params, _extra(extra, group, shapes)
+    players = donor.experiment.model.game.losses
+    if _fits(learned := {player: params[player] for player in players}, wanted):
+        return learned, _extra({name: extra[name] for name in players if name in extra}, group, shapes)
     check(group in params and _fits(params[group], wanted), _misfit(group, donor, params, wanted))
     return params[group], _extra(extra.get(group) if isinstance(extra, Mapping) else None, group, shapes)
 

@@ -96,7 +96,7 @@ def _solvers() -> Any:
     """The type of --sampler, made only when a command that has it is parsed: the names come from a slow import."""
     from jaxgen.sampling import SOLVERS
 
-    return Literal[tuple(SOLVERS)]
+    return Literal[(*SOLVERS, "adaptive")]
 
 
 _SAMPLER = tyro.conf.arg(constructor_factory=_solvers, help_behavior_hint="(default: the experiment's own)")
@@ -112,7 +112,7 @@ class Sampling:
         guidance: classifier-free guidance scale
         truncation: of a one-step model: psi of a StyleGAN's w, by which it is drawn to its mean, else the threshold at
             which a normal z is cut off; less gives better and fewer kinds of images
-        sampler: solver of a model that iterates
+        sampler: solver of a model that iterates; adaptive: with as many steps as each image needs
         sampler_steps: steps of that solver
         batch: images a call, over all devices
         ema: use the averaged parameters
@@ -153,6 +153,8 @@ class Sampling:
         if self.sampler is None and self.sampler_steps is None:
             return None
         name = self.sampler or "ddim"
+        own = name == "adaptive" and self.sampler_steps is not None
+        check(not own, "--sampler adaptive chooses its own steps: leave --sampler-steps out")
         steps = (1000 if name == "ddpm" else 50) if self.sampler_steps is None else self.sampler_steps
         return named(run.experiment.model, name, steps)
 

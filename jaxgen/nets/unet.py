@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined, separated, time_features
+from jaxgen.nets.layers import (
+    Classes,
+    Condition,
+    Conv,
+    Dense,
+    Dtype,
+    fourier_features,
+    joined,
+    separated,
+    time_features,
+)
 from jaxgen.nets.norms import GroupNorm
 from jaxgen.nets.primitives import attention, constant_std
 from jaxgen.types import Array, Tree, check
@@ -56,6 +66,9 @@ class UNet(nn.Module):
     images to condition on join x_t as channels (Saharia et al. 2021, arXiv:2104.07636).
     width: channels at full size; multipliers: of the width, one a resolution; blocks: residual blocks a resolution;
     attention_at: image heights that attend; heads: of the attention.
+    fourier: exponents n of sin(2^n pi x) and cos(2^n pi x), which join x as channels: a likelihood needs the least
+    significant bits of pixels (Kingma et al. 2021, arXiv:2107.00630, appendix C: 7 and 8).
+    outputs: channels of the output, those of x by default; twice as many where it learns variances too.
     """
 
     width: int = 64
@@ -64,6 +77,8 @@ class UNet(nn.Module):
     attention_at: Sequence[int] = (16,)
     heads: int = 4
     classes: Classes = None
+    fourier: Sequence[int] = ()
+    outputs: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -75,7 +90,7 @@ class UNet(nn.Module):
         )
         rest, image = separated(condition, x.shape[0], x.shape[1:3])
         e = self._embed(t, rest)
-        h = Conv(self.width, dtype=self.dtype)(joined(x, image))
+        h = Conv(self.width, dtype=self.dtype)(joined(joined(x, fourier_features(x, self.fourier)), image))
         skips = [h]
         for level, m in enumerate(self.multipliers):
             for _ in range(self.blocks):
@@ -92,7 +107,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = Conv(h.shape[-1], dtype=self.dtype)(jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2))
         h = nn.silu(GroupNorm(dtype=self.dtype)(h))
-        return Conv(x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
+        return Conv(self.outputs or x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
     def _embed(self, t: Array, condition: Tree) -> Array:
         features = 4 * self.width

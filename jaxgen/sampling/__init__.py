@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from jaxgen.sampling.adaptive import adaptive
 from jaxgen.sampling.codes import in_codes, mix
+from jaxgen.sampling.consistency import consistency, jumping
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.directions import analogy, boundary, factors, principal
@@ -71,13 +73,18 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "dpmpp_2m": multistep,
     "dpmpp_2m_sde": partial(multistep, eta=1.0),
     "dpmpp_3m": partial(multistep, order=3),
+    "consistency": consistency,
+    "mean_flow": lambda process: jumping(ddim(process)),
 }
 
 
 def named(model: Model, solver: str, steps: int) -> Sampler:
-    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip."""
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip;
+    "adaptive" chooses its own."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
+    if solver == "adaptive":
+        return adaptive(process, clip=process.clip)  # type: ignore[union-attr, arg-type]
     check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
     return iterate(SOLVERS[solver](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
@@ -86,6 +93,7 @@ __all__ = [
     "SOLVERS",
     "Options",
     "Times",
+    "adaptive",
     "along",
     "analogy",
     "arithmetic",
@@ -97,6 +105,7 @@ __all__ = [
     "classifier_free",
     "compose",
     "conditions",
+    "consistency",
     "custom",
     "ddim",
     "ddpm",
@@ -113,6 +122,7 @@ __all__ = [
     "interpolate",
     "invert",
     "iterate",
+    "jumping",
     "karras",
     "latent_shape",
     "lerp",
