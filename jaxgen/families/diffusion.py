@@ -73,14 +73,15 @@ def diffusion(
         return {PLAYER: params}, {PLAYER: stats}
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop = turn.split(3)
+        for_t, for_eps, for_drop, for_net = turn.split(4)  # the first ones do not depend on how many there are
         t, eps = times(process, for_t), coupling(batch.x, normal(for_eps.keys, shape), for_eps)
         c = condition_of(condition, batch)
         if condition is not None and condition.empty is not None:
             dropped = jax.vmap(jax.random.uniform)(for_drop.keys) < drop
             c = where(dropped, condition.empty(batch.x.shape[0]), c)
         x_t, a, s = diffuse(process, batch.x, eps, t), *scales(batch.x, t)
-        output, stats = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x_t, t), c, train=True)
+        inputs = (*f.inputs(a, s, x_t, t), c)
+        output, stats = denoiser.train(for_net.keys, params[PLAYER], extra[PLAYER], *inputs)
         error = total(jnp.square(f.target(a, s, batch.x, eps) - output)) / eps[0].size
         if weighting is not None:
             error = weighting(process, t) * jnp.square(f.error(process.alpha(t), process.sigma(t))) * error
@@ -93,10 +94,12 @@ def diffusion(
         return process.scale * normal(keys, shape)
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
+        encoded = denoiser.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every step
+
         def denoise(x: Array, t: Array) -> Prediction:
             t = jnp.broadcast_to(t, x.shape[:1])
             a, s = scales(x, t)
-            output, _ = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x, t), condition)
+            output, _ = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x, t), encoded)
             return Prediction(f.to_x0(a, s, x, output))
 
         return denoise
