@@ -10,7 +10,19 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from jaxgen.data import attributes, celeb_a, cifar10, digits, folder, mnist, npz, photos, synthetic, tfds_images
+from jaxgen.data import (
+    attributes,
+    captions,
+    celeb_a,
+    cifar10,
+    digits,
+    folder,
+    mnist,
+    npz,
+    photos,
+    synthetic,
+    tfds_images,
+)
 from jaxgen.data.dataset import Dataset, in_memory
 from jaxgen.data.described import find, note, stand_in
 from jaxgen.data.pipeline import Reader, normalize, order, reader, to_uint8
@@ -68,6 +80,7 @@ TFDS: dict[str, Callable[..., Dataset]] = {
 OF_MNIST: dict[str, tuple[Callable[..., Dataset], str]] = {
     "binary_mnist": (mnist.load_binary, "28x28x1, 50,000 train + 10,000 validation + 10,000 test"),
     "mnist_attributes": (attributes.load_mnist, "28x28x1, 60,000 train + 10,000 test"),
+    "mnist_captions": (captions.load_mnist, "28x28x1, 60,000 train + 10,000 test"),
     "stacked_mnist": (mnist.load_stacked, "28x28x3, any number"),
 }
 SETS: dict[str, Callable[..., Dataset]] = {name: entry[0] for name, entry in (EMBEDDED | OF_MNIST).items()} | TFDS

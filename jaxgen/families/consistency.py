@@ -49,8 +49,9 @@ def consistency(
 ) -> Model:
     """loss = (sqrt(|f(x_t, t) - sg f(x_r, r)|^2 + c^2) - c) / (S_t - S_r), r < t, S = sigma / alpha the noise levels:
     x_r of the same x_0 and eps as x_t, or, with a teacher, a step of its flow from x_t. f is the estimate of x_0, which
-    at t = 0 is x itself: consistency training as made easy by Geng et al. 2024 (arXiv:2406.14548, section 3), and
-    distillation (Song et al. 2023, arXiv:2303.01469, algorithms 2 and 3, by DDIM's step, without a second average).
+    at t = 0 is x itself; both sides have the same dropout. Consistency training as made easy by Geng et al. 2024
+    (arXiv:2406.14548, section 3), and distillation (Song et al. 2023, arXiv:2303.01469, algorithms 2 and 3, by DDIM's
+    step, without a second average).
 
     pairs: r of t, such as `losses.denoising.easy(steps)`; times: log-normal by default, of mean -1.1 and deviation 2;
     huber: c. A run of `diffusion` with the same network and values is what to begin with: `fit(..., start=RUN)`, or
@@ -75,14 +76,14 @@ def consistency(
         return own if guide is None else joined(own, guide.init(for_teacher, batch))
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop = turn.split(3)
+        for_t, for_eps, for_drop, for_net = turn.split(4)
         t, eps = times(process, for_t), normal(for_eps.keys, shape)
         r, c = pairs(process, t, turn.step), kept(condition, batch, for_drop, drop)
         x_t, x_r = (diffuse(process, batch.x, eps, time) for time in (t, r))
-        found = net(params, extra, x_t, t, c, train=True)
+        found = net(params, extra, x_t, t, c, for_net.keys)
         if guide is not None:
             x_r = flowed(process, guide.predict(params, extra, c)(x_t, t).x0, x_t, t, r)
-        fixed = jax.lax.stop_gradient(net(params, extra, x_r, jnp.maximum(r, 1e-6), c, train=True).x0)
+        fixed = jax.lax.stop_gradient(net(params, extra, x_r, jnp.maximum(r, 1e-6), c, for_net.keys).x0)
         clean = batch.x if guide is None else x_r
         target = jnp.where(like(r, x_r) > 0, fixed, clean)
         distance = jnp.sqrt(total(jnp.square(found.x0 - target)) + huber**2 + 1e-12) - huber

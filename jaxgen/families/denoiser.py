@@ -70,13 +70,16 @@ class Denoiser(NamedTuple):
         """(alpha, sigma) at t, shaped to multiply x."""
         return like(self.process.alpha(t), x), like(self.process.sigma(t), x)
 
-    def __call__(self, params: Tree, extra: Tree, x: Array, t: Array, condition: Tree, train: bool = False) -> Output:
-        """The network's output at x_t [B, ...] and t, [B] or a scalar."""
+    def __call__(
+        self, params: Tree, extra: Tree, x: Array, t: Array, condition: Tree, keys: Keys | None = None
+    ) -> Output:
+        """The network's output at x_t [B, ...] and t, [B] or a scalar; keys: in training, one an example."""
         check(not isinstance(t, Interval), "this model knows no means over time: take a solver of points of time")
         t = jnp.broadcast_to(t, x.shape[:1])
         a, s = self.scales(x, t)
         inputs = self.f.inputs(a, s, x, t)
-        raw, stats = self.network.apply(params[PLAYER], extra[PLAYER], *inputs, condition, train=train)
+        own = params[PLAYER], extra[PLAYER], *inputs, condition
+        raw, stats = self.network.apply(*own) if keys is None else self.network.train(keys, *own)
         fraction = None
         if self.learned:
             needed = 2 * self.shape[-1]
@@ -96,11 +99,12 @@ class Denoiser(NamedTuple):
         eps: Array,
         t: Array,
         condition: Tree,
+        keys: Keys,
         weighting: Weighting | None = None,
     ) -> tuple[Array, Output]:
         """w_t mean_i (x_0 - x^_0)_i^2, [B], of x_t = alpha_t x_0 + sigma_t eps; without a weighting that of the raw
         output."""
-        found = self(params, extra, diffuse(self.process, x0, eps, t), t, condition, train=True)
+        found = self(params, extra, diffuse(self.process, x0, eps, t), t, condition, keys)
         a, s = self.scales(x0, t)
         error = total(jnp.square(self.f.target(a, s, x0, eps) - found.raw)) / x0[0].size
         if weighting is not None:
@@ -110,9 +114,10 @@ class Denoiser(NamedTuple):
 
     def predict(self, params: Tree, extra: Tree, condition: Tree) -> Predict:
         """The model's prediction."""
+        encoded = self.network.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every step
 
         def denoise(x: Array, t: Array) -> Prediction:
-            found = self(params, extra, x, t, condition)
+            found = self(params, extra, x, t, encoded)
             return Prediction(found.x0, found.fraction)
 
         return denoise

@@ -58,10 +58,10 @@ def diffusion(
         return denoise.init(key, batch.x, condition_of(condition, batch))
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop = turn.split(3)
+        for_t, for_eps, for_drop, for_net = turn.split(4)
         t, eps = times(process, for_t), coupling(batch.x, noise_of(for_eps.keys, shape, source), for_eps)
         c = kept(condition, batch, for_drop, drop)
-        error, found = denoise.error(params, extra, batch.x, eps, t, c, weighting)
+        error, found = denoise.error(params, extra, batch.x, eps, t, c, for_net.keys, weighting)
         if variance is not None:
             error = error + variance.weight * _bound(variance, batch.x, t, found)
         return error, ({}, {**extra, PLAYER: found.stats})

@@ -49,7 +49,7 @@ def progressive(
     process = student.process
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop = turn.split(3)
+        for_t, for_eps, for_drop, for_net = turn.split(4)
         i = jnp.floor(jax.vmap(jax.random.uniform)(for_t.keys) * steps) + 1.0
         t, s, u = i / steps, (i - 0.5) / steps, (i - 1.0) / steps
         x_t, c = diffuse(process, batch.x, normal(for_eps.keys, shape), t), kept(condition, batch, for_drop, drop)
@@ -58,7 +58,7 @@ def progressive(
         x_u = flowed(process, follow(x_s, s).x0, x_s, s, u)
         ratio = process.sigma(u) / process.sigma(t)
         target = (x_u - like(ratio, x_t) * x_t) / like(process.alpha(u) - ratio * process.alpha(t), x_t)
-        found = student(params, extra, x_t, t, c, train=True)
+        found = student(params, extra, x_t, t, c, for_net.keys)
         snr = jnp.square(process.alpha(t) / process.sigma(t))
         error = jnp.maximum(snr, 1.0) * total(jnp.square(target - found.x0)) / target[0].size
         return error, ({}, {**extra, PLAYER: found.stats})
@@ -90,12 +90,12 @@ def reflow(
     times = times or continuous()
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop, for_walk = turn.split(4)
+        for_t, for_eps, for_drop, for_net, for_walk = turn.split(5)
         t, eps = times(student.process, for_t), normal(for_eps.keys, shape)
         c = kept(condition, batch, for_drop, drop)
         noise = student.process.scale * eps
         x0 = jax.lax.stop_gradient(teacher.sampler(for_walk.keys, guide.predict(params, extra, c), noise))
-        error, found = student.error(params, extra, x0, eps, t, c, weighting)
+        error, found = student.error(params, extra, x0, eps, t, c, for_net.keys, weighting)
         return error, ({}, {**extra, PLAYER: found.stats})
 
     model = _model(student, guide, loss, sampler, condition)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,19 +76,20 @@ def mean_flow(
         params, stats = denoiser.init(key, batch.x, both, c)
         return {PLAYER: params}, {PLAYER: stats}
 
-    def mean_velocity(params, extra, x: Array, r: Array, t: Array, c: Tree, train: bool) -> tuple[Array, Tree]:
+    def mean_velocity(params, extra, x: Array, r: Array, t: Array, c: Tree, keys: Any = None) -> tuple:
         times = jnp.stack([t, t - r], axis=-1) / CLOCK
-        return denoiser.apply(params[PLAYER], extra[PLAYER], x, times, c, train=train)
+        own = params[PLAYER], extra[PLAYER], x, times, c
+        return denoiser.apply(*own) if keys is None else denoiser.train(keys, *own)
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop = turn.split(3)
+        for_t, for_eps, for_drop, for_net = turn.split(4)
         t, r = times(for_t)
         eps, c = normal(for_eps.keys, shape), kept(condition, batch, for_drop, drop)
         x_t, v = diffuse(process, batch.x, eps, t), eps - batch.x
         v = followed(params, extra, x_t, t, c, v) if guided else v
 
         def along(x: Array, r: Array, t: Array) -> tuple[Array, Tree]:
-            return mean_velocity(params, extra, x, r, t, c, True)
+            return mean_velocity(params, extra, x, r, t, c, for_net.keys)
 
         tangents = (v, jnp.zeros_like(r), jnp.ones_like(t))
         u, by_t, stats = jax.jvp(along, (x_t, r, t), tangents, has_aux=True)
@@ -101,16 +103,18 @@ def mean_flow(
         """The velocity with guidance."""
         nothing = condition.empty(x_t.shape[0])  # type: ignore[union-attr, misc]
         frozen = jax.lax.stop_gradient(params)
-        with_c, without = (mean_velocity(frozen, extra, x_t, t, t, k, False)[0] for k in (c, nothing))
+        with_c, without = (mean_velocity(frozen, extra, x_t, t, t, k)[0] for k in (c, nothing))
         return jnp.where(like(c.known, v), scale * v + mix * with_c + (1.0 - scale - mix) * without, v)
 
     def prior(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
         return process.scale * normal(keys, shape)
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
+        encoded = denoiser.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every step
+
         def denoise(x: Array, t: Array) -> Prediction:
             t, r = (jnp.broadcast_to(time, x.shape[:1]) for time in (t if isinstance(t, Interval) else (t, t)))
-            u, _ = mean_velocity(params, extra, x, r, t, condition, False)
+            u, _ = mean_velocity(params, extra, x, r, t, encoded)
             return Prediction(x - like(t, x) * u)
 
         return denoise

@@ -104,7 +104,7 @@ def test_pairs_end_at_the_data_themselves():
         "times": lambda p, turn: 0.5 + 0.0 * turn.own,
     }
     model = families.consistency(of(lambda x, t: 0.0 * x), process, (2,), **parts)
-    x_t = DATA.x + 10.0 * jax.vmap(lambda key: jax.random.normal(key, (2,)))(turn(KEYS).split(3)[1].keys)
+    x_t = DATA.x + 10.0 * jax.vmap(lambda key: jax.random.normal(key, (2,)))(turn(KEYS).split(4)[1].keys)
     skipped = 0.25 / (100.0 + 0.25) * x_t  # c_skip of EDM's parametrisation at the level 10
     want = np.linalg.norm(np.float64(skipped) - np.float64(DATA.x), axis=1) / 10.0
     np.testing.assert_allclose(loss_of(model), want, rtol=1e-4)
@@ -163,7 +163,7 @@ def test_the_loss_of_mean_flow_is_its_identity_with_a_derivative_along_the_flow(
     params, extra = model.game.init(jax.random.key(0), batch)
     params = jax.tree.map(lambda w: w + 0.05, params)
     found = np.float64(jax.jit(losses_of(model)["denoiser"])(params, extra, KEYS[:64], batch)[0])
-    for_t, for_eps, _ = turn(KEYS[:64]).split(3)
+    for_t, for_eps, *_ = turn(KEYS[:64]).split(4)
     t, r = intervals()(for_t)
     eps = jax.vmap(lambda key: jax.random.normal(key, (2,)))(for_eps.keys)
     x, v = (1 - t)[:, None] * batch.x + t[:, None] * eps, eps - batch.x
@@ -192,7 +192,7 @@ def test_guidance_is_trained_into_the_velocity():
     model = families.mean_flow(net, (2,), sampler=one_shot, drop=0.3, **parts)
     batch = Batch(DATA.x, jnp.zeros(N, jnp.int32))
     found = loss_of(model, batch)
-    _, for_eps, for_drop = turn(KEYS).split(3)
+    _, for_eps, for_drop, _ = turn(KEYS).split(4)
     kept = np.asarray(jax.vmap(jax.random.uniform)(for_drop.keys) >= 0.3)[:, None]
     v = np.float64(jax.vmap(lambda key: jax.random.normal(key, (2,)))(for_eps.keys) - batch.x)
     guided = scale * v + mix * 2.0 - (1 - scale - mix)
