@@ -98,8 +98,8 @@ class Game(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """x0: the clean sample that x_t is expected to come from; log_var: of the step back in time, by those who learn it
-    (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+    """x0: the clean sample that x_t is expected to come from; logits of the codes where these are what x_t consists of.
+    log_var: of the step back in time, by those who learn it (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
 
     x0: Array
     log_var: Array | None = None
@@ -151,6 +151,8 @@ class Process(NamedTuple):
     time          the inverse of the log-SNR, log(alpha^2 / sigma^2) -> t
     scale         standard deviation of the noise that sampling starts with, x_1 ~ N(0, scale^2 I)
     clip          estimates of x_0 are clipped to [-clip, clip]: 1 for pixels, infinite for points and codes
+    mask          of a process over codes: position by position x_t is x_0 with probability alpha(t), else the code
+                  `mask`, with probability sigma(t), and estimates of x_0 are logits; None: as above
     """
 
     alpha: Callable[[Array], Array]
@@ -158,6 +160,7 @@ class Process(NamedTuple):
     time: Callable[[Array], Array]
     scale: Array | float = 1.0
     clip: Array | float = 1.0
+    mask: Array | None = None
 
 
 class Density(NamedTuple):

@@ -1,6 +1,7 @@
 """Families of models: one factory each, taking networks and returning a `Model`."""
 
 from jaxgen.families import priors
+from jaxgen.families.absorbing import absorbing
 from jaxgen.families.autoencoder import autoencoder, denoising_autoencoder
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.bound import variational_density
@@ -23,6 +24,7 @@ from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
 __all__ = [
     "Classifier",
     "PathLength",
+    "absorbing",
     "adversarial_autoencoder",
     "autoencoder",
     "autoregressive",

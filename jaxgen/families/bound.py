@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import diffuse, forward, like
+from jaxgen.processes import check_gaussian, diffuse, forward, like
 from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
 
 IMAGES = 256  # at once
@@ -36,6 +36,7 @@ def variational_density(
     cells, the outer ones open (eq. 13); None: a density. InputError for a model that does not iterate.
     """
     check(model.process is not None, "the bound is of a model that iterates, this one draws in one step")
+    check_gaussian(model.process, "this bound is of diffusion")  # type: ignore[arg-type]
     check(steps >= 1, f"a process has at least one step, not {steps}")
     check(variance in ("beta", "beta_tilde"), f"variance must be 'beta' or 'beta_tilde', it is {variance!r}")
     check(levels is None or levels >= 2, f"pixels have at least 2 levels, not {levels}")

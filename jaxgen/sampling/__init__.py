@@ -22,7 +22,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -47,6 +47,7 @@ from jaxgen.sampling.sample import (
     weights,
 )
 from jaxgen.sampling.standing import standing
+from jaxgen.sampling.unmask import confident, unmask
 from jaxgen.sampling.walks import (
     along,
     arithmetic,
@@ -61,7 +62,7 @@ from jaxgen.sampling.walks import (
 )
 from jaxgen.types import Model, Process, Sampler, Solver, check
 
-# (process) -> Solver: those chosen by name
+# (process) -> Solver: those chosen by name, of processes of Gaussian noise, and of those over codes
 SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "ddim": ddim,
     "ddpm": ddpm,
@@ -72,18 +73,24 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "dpmpp_2m_sde": partial(multistep, eta=1.0),
     "dpmpp_3m": partial(multistep, order=3),
 }
+UNMASKING: dict[str, Callable[[Process], Solver]] = {"unmask": unmask, "confident": confident}
 
 
-def named(model: Model, solver: str, steps: int) -> Sampler:
-    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip."""
+def named(model: Model, solver: str | None, steps: int) -> Sampler:
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip; of
+    none, the first one for its process, DDIM or `unmask`."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
-    check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
-    return iterate(SOLVERS[solver](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
+    there = SOLVERS if process.mask is None else UNMASKING  # type: ignore[union-attr]
+    name = next(iter(there)) if solver is None else solver
+    kind = "" if name not in (SOLVERS | UNMASKING) else " for this model's process"
+    check(name in there, f"unknown sampler {name!r}{kind}: choose one of {', '.join(there)}")
+    return iterate(there[name](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
 
 __all__ = [
     "SOLVERS",
+    "UNMASKING",
     "Options",
     "Times",
     "along",
@@ -97,6 +104,8 @@ __all__ = [
     "classifier_free",
     "compose",
     "conditions",
+    "confident",
+    "cosine",
     "custom",
     "ddim",
     "ddpm",
@@ -141,5 +150,6 @@ __all__ = [
     "truncated",
     "truncation",
     "uniform",
+    "unmask",
     "weights",
 ]

@@ -14,7 +14,7 @@ from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
 from jaxgen.losses.denoising import low_discrepancy, optimal
 from jaxgen.nets import network
-from jaxgen.nets.codes import PixelCNN
+from jaxgen.nets.codes import CodeTransformer, PixelCNN
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
 from jaxgen.nets.heads import AutoencoderCritic
 from jaxgen.nets.layers import Conv, Dense
@@ -24,6 +24,7 @@ from jaxgen.nets.norms import Referenced, VirtualBatchNorm
 from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
 from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
 from jaxgen.nets.weights import spectral
+from jaxgen.processes import absorbing as masking
 from jaxgen.processes import cosine
 from jaxgen.processes import flow as straight
 from jaxgen.types import Batch, Model, Seen
@@ -147,6 +148,14 @@ def latent():
     return families.latent(mlp_vae(), codes)
 
 
+def absorbing():
+    """Of codes of which some are masked, beside the autoencoder that gives them."""
+    encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
+    sampler = sampling.iterate(sampling.unmask(masking(4)), sampling.uniform(4))
+    codes = families.absorbing(network(CodeTransformer(4, 8, 1, 2)), 4, (2, 2), sampler=sampler)
+    return families.latent(families.quantised(encoder, decoder, families.vq(4, 3), (2, 2)), codes, train=True)
+
+
 def ladder():
     up, down = [network(MLP((2 * z + d,), (32,))) for z, d in ((6, 8), (4, 0))], [network(MLP((12,), (32,)))]
     return families.hierarchical_vae(up, down, network(MLP(SHAPE, (32,))), (6, 4))
@@ -205,6 +214,7 @@ ZOO = {
     "denoising": Kind(denoising),
     "adversarial": Kind(adversarial),
     "latent": Kind(latent),
+    "absorbing": Kind(absorbing),
     "ladder": Kind(ladder),
     "m2": Kind(m2, data="labelled"),
     "vae_gan": Kind(vae_gan, ("critic", "encoder", "decoder")),
