@@ -82,6 +82,18 @@ class Sign(NamedTuple):
     line: str
 
 
+class Ahead(NamedTuple):
+    """What losses need of an example and frozen groups give, such as its code by an autoencoder: it is the same at
+    every step, and can be computed once for a data set.
+
+    of      (params, extra, x [B, ...]) -> what losses take in the place of x; params and extra of the frozen groups
+    losses  {player: Loss}, of such minibatches: the game's own after `of`
+    """
+
+    of: Callable[[Tree, Tree, Array], Array]
+    losses: Mapping[Player, Loss]
+
+
 class Game(NamedTuple):
     """All that training needs to know.
 
@@ -89,12 +101,14 @@ class Game(NamedTuple):
     losses  {player: Loss}: each player follows the gradient of its own loss in its own group of parameters
     check   (batch, as a data set gives it) -> None, or InputError for data that the game does not take
     signs   {name: Sign}, looked for at each record: a run that shows one says so, and goes on
+    ahead   what of the losses can be computed once for a data set (`Experiment.cache`); None: nothing
     """
 
     init: Callable[[Array, Batch], tuple[dict[str, Tree], Tree]]
     losses: Mapping[Player, Loss]
     check: Callable[[Batch], None] = lambda batch: None
     signs: Mapping[str, Sign] = {}
+    ahead: Ahead | None = None
 
 
 class Prediction(NamedTuple):

@@ -11,11 +11,12 @@ from jaxgen.families.factor_vae import factor_vae
 from jaxgen.families.flow import flow_density
 from jaxgen.families.gan import gan
 from jaxgen.families.ladder import hierarchical_vae
-from jaxgen.families.latent import latent
+from jaxgen.families.latent import in_grid, latent
 from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.pixels import dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
+from jaxgen.families.sharpened import sharpened
 from jaxgen.families.style import PathLength, is_style, mean_style, style_gan, style_kernels
 from jaxgen.families.vae import vae
 from jaxgen.families.vae_gan import vae_gan
@@ -38,6 +39,7 @@ __all__ = [
     "fsq",
     "gan",
     "hierarchical_vae",
+    "in_grid",
     "is_style",
     "latent",
     "low_rank",
@@ -45,6 +47,7 @@ __all__ = [
     "mean_style",
     "priors",
     "quantised",
+    "sharpened",
     "style_gan",
     "style_kernels",
     "vae",

@@ -22,6 +22,7 @@ from jaxgen.nets.layers import (
     joined,
     separated,
 )
+from jaxgen.nets.network import Network
 from jaxgen.nets.norms import BatchNorm
 from jaxgen.nets.primitives import attention, constant_std, conv, std_init
 from jaxgen.types import Array, Tree, check
@@ -86,6 +87,30 @@ class ConvGridDecoder(nn.Module):
         for i in range(halvings, 0, -1):
             h = nn.relu(ConvTranspose(self.width * min(i, 2), kernel_init=std_init(2.0), dtype=self.dtype)(h))
         return Conv(self.shape[2], dtype=self.dtype)(h).astype(jnp.float32)
+
+
+def flat_posterior(encoder: Network) -> Network:
+    """An encoder's [B, h, w, 2 d] as mu and log sigma^2 of h w d numbers in a row, [B, 2 h w d]: what `families.vae`
+    takes of a grid of latents."""
+
+    def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Array, Tree]:
+        h, stats = encoder.apply(params, stats, *inputs, train=train)
+        parts = jnp.split(h, 2, axis=-1)
+        return jnp.concatenate([part.reshape(h.shape[0], -1) for part in parts], axis=-1), stats
+
+    return Network(encoder.init, apply)
+
+
+def of_flat(decoder: Network, shape: Sequence[int]) -> Network:
+    """A decoder of [B, *shape] as one of its numbers in a row."""
+
+    def grid(z: Array) -> Array:
+        return z.reshape(z.shape[0], *shape)
+
+    return Network(
+        lambda key, z, *rest: decoder.init(key, grid(z), *rest),
+        lambda params, stats, z, *rest, train=False: decoder.apply(params, stats, grid(z), *rest, train=train),
+    )
 
 
 class Residual(nn.Module):
