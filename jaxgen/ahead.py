@@ -39,7 +39,7 @@ def computed(exp: Experiment, state: TrainState, place: parallel.Layout) -> Expe
     return exp._replace(model=exp.model._replace(game=exp.game._replace(losses=ahead.losses)), data=own)
 
 
-def _table(data: Dataset, ahead: Ahead, params: Tree, extra: Tree) -> np.ndarray:
+def _table(data: Dataset, ahead: Ahead, params: Tree, extra: Tree) -> Any:
     """What `ahead` gives for every example, [data.size, ...]."""
     run = jax.jit(lambda params, extra, x: ahead.of(params, extra, normalize(Batch(x)).x))
     one = jax.eval_shape(run, params, extra, data.take(np.zeros(1, np.int64)).x)
@@ -62,6 +62,6 @@ def _table(data: Dataset, ahead: Ahead, params: Tree, extra: Tree) -> np.ndarray
     return cached(f"ahead-{data.name}-{data.split}", digest.hexdigest(), shape, build, dtype.type)[0]
 
 
-def _add(digest: Any, name: str, a: np.ndarray) -> None:
+def _add(digest: Any, name: str, a: Any) -> None:
     digest.update(f"{name} {a.dtype} {a.shape}".encode())
     digest.update(np.ascontiguousarray(a).data)
