@@ -234,7 +234,6 @@ ZOO = {
     "cached": Kind(lambda: latent(kl(bernoulli()), 8), cache=True),
     "absorbing": Kind(absorbing),
     "sharpened": Kind(lambda: sharpened(kl), ("critic", "vae")),
-    "sharpened_vq": Kind(lambda: sharpened(codes), ("critic", "vq_vae")),
     "ladder": Kind(ladder),
     "m2": Kind(m2, data="labelled"),
     "vae_gan": Kind(vae_gan, ("critic", "encoder", "decoder")),
