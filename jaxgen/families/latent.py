@@ -23,8 +23,9 @@ def latent(
     """p(x) by x = g(z), z ~ `inner`, g the decoder of `outer`: `inner` is trained on the codes f(x) of its encoder.
 
     Latent diffusion is latent(KL autoencoder, diffusion) (Rombach et al. 2022, arXiv:2112.10752, section 3), the VQ-VAE
-    is latent(quantised autoencoder, autoregressive) (van den Oord et al. 2017, arXiv:1711.00937, section 3.3), the
-    two-stage VAE latent(VAE, VAE) (Dai and Wipf 2019, arXiv:1903.05789).
+    is latent(quantised autoencoder, autoregressive) (van den Oord et al. 2017, arXiv:1711.00937, section 3.3), with
+    `absorbing` in its place discrete latent diffusion, the two-stage VAE latent(VAE, VAE) (Dai and Wipf 2019,
+    arXiv:1903.05789).
 
     params: the group `name` holds all of outer's, extra[name] its statistics; the other groups are inner's. The group
     is frozen, and `fit(..., start={name: RUN})` takes it from a run of `outer`, and the codes of a data set can be

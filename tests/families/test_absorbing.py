@@ -123,6 +123,7 @@ def test_masks_are_as_many_as_the_process_says():
         left = np.mean(after == K, axis=(1, 2))
         assert abs(left.mean() - u) < 5 * np.sqrt(0.25 / c.size) and np.all((after != K) | first)
         assert (np.ptp(left) == 0) == exactly
+    np.testing.assert_allclose(sampling.cosine(3).grid[:5], [1.0, 0.75**0.5, 0.5, 0.0, 0.0], atol=1e-6)
     greedy = sampling.confident(PROCESS, 0.0)
     peaked = jnp.arange(64.0).reshape(1, 8, 8, 1) * jnp.array([1.0, 0.0, 0.0])  # later positions are surer
     (after,) = greedy.step(keys(1), lambda x, t: predict(x, t)._replace(x0=peaked), (c[:1],), jnp.ones(()), u)

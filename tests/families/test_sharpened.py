@@ -9,6 +9,7 @@ from _functions import losses_of
 from jaxgen.families import autoencoder, quantised, sharpened, vae, vq
 from jaxgen.losses.adversarial import non_saturating
 from jaxgen.losses.likelihood import Likelihood, gaussian
+from jaxgen.losses.perceptual import of_features, perceptual
 from jaxgen.nets import Network, network
 from jaxgen.nets.conv import PatchCritic
 from jaxgen.types import Batch, InputError
@@ -84,6 +85,20 @@ def test_the_critic_s_loss_is_the_objective_s_of_images_and_reconstructions():
         assert np.any(got["a"] != 0)
     others = jax.grad(lambda p: losses_of(model)["critic"](p, extra, KEYS, Batch(X))[0].sum())(params)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(others["autoencoder"]))
+
+
+def test_a_perceptual_distance_is_part_of_what_the_critic_is_weighed_against():
+    """L = |x - x^|^2 + c D mean_j (m_j . (x - x^))^2: its gradient by hand, at x^ = x + 0.5."""
+    m = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
+    p = perceptual(of_features(lambda x: x @ m), weight=1.5)
+    model, params, extra = of(likelihood=p, weight=1.0)
+    got, (loss, metrics) = gradient(model, "autoencoder", params, extra)
+    shift = jnp.full(4, 0.5)
+    slope = 2 * shift + 1.5 * 4 * 2 * (shift @ m) @ m.T / 3
+    np.testing.assert_allclose(metrics["weight"], jnp.linalg.norm(slope) / jnp.linalg.norm(A), rtol=1e-4)
+    np.testing.assert_allclose(got["decoder"]["b"], slope - metrics["weight"] * A, rtol=1e-3)
+    value = jnp.sum(shift**2) + 1.5 * 4 * jnp.mean(jnp.square(shift @ m))
+    np.testing.assert_allclose(loss - metrics["weight"] * metrics["adversarial"], value, rtol=1e-3)
 
 
 def test_before_its_start_the_critic_neither_learns_nor_is_heard():
