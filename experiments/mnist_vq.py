@@ -9,7 +9,7 @@ Two priors of the same codes, each trained alone, P = absorbing and pixelcnn:
 jaxgen train experiments/mnist_vq.py --prior none --workdir runs/mnist_codes
 jaxgen train experiments/mnist_vq.py --prior P --frozen --start vq_vae=runs/mnist_codes --workdir runs/mnist_P
 
-The third command takes any of these runs and prints, of all of the test split: the distortion -log p(x | z) and the
+The third command takes any run with discrete latents and prints, of all of the test split: the distortion -log p(x | z) and the
 prior's -log p(c), nats an image, of diffusion a bound; the perplexity of the use of the codes; the codes in use.
 """
 
@@ -29,7 +29,7 @@ from jaxgen.nets.codes import CodeTransformer, ConvGridDecoder, ConvGridEncoder,
 from jaxgen.processes import absorbing
 from jaxgen.runs import load_run
 from jaxgen.sampling import iterate, uniform, unmask
-from jaxgen.types import Batch, Model, weights
+from jaxgen.types import Model, turn, weights
 
 GROUP = "vq_vae"  # of the autoencoder's parameters
 
@@ -94,31 +94,30 @@ def over_codes(prior: str, codes: int, grid: tuple[int, int]) -> Model:
 def main(workdir: str) -> None:
     """Print distortion, rate and the use of the codes on held-out images."""
     run = load_run(workdir)
-    (params, extra), settings = weights(run.state), {**run.experiment.settings}
-    settings.pop("seed")
+    model, (params, extra) = run.experiment.model, weights(run.state)
     held_out = data.load(run.experiment.data.name, split="test")
-    alone = settings["prior"] == "none"
-    outer = experiment(**{**settings, "prior": "none", "frozen": False}).model
-    own = (params, extra) if alone else (params[GROUP], extra[GROUP])
-    codes = np.prod(settings["levels"]) if settings["quantiser"] == "fsq" else settings["codes"]
-    grid = (run.experiment.data.shape[0] // 4, run.experiment.data.shape[1] // 4)
-    density = None if alone else over_codes(settings["prior"], int(codes), grid).density
+    priors = [(player, loss) for player, loss in model.game.losses.items() if player != GROUP]
+    draws = 8  # of a bound that is estimated
 
     @jax.jit
     def measured(batch):
-        keys = jax.random.split(jax.random.key(0), batch.x.shape[0])
-        index = outer.encode(*own, batch.x, None)
-        distortion = -bernoulli().log_prob(batch.x, logit(outer.decode(*own, keys, index, None)))
-        rate = jnp.zeros(len(keys)) if density is None else -density.log_p(params, extra, keys, Batch(index), 7)
-        return jnp.mean(rate.reshape(len(keys), -1), axis=1), distortion, index
+        keys = jax.random.split(jax.random.key(0), (draws, batch.x.shape[0]))
+        z = model.encode(params, extra, batch.x, None)
+        distortion = -bernoulli().log_prob(batch.x, logit(model.decode(params, extra, keys[0], z, None)))
+        rate = jnp.zeros(len(batch.x))
+        for player, loss in priors:
+            of = [loss(params, extra, turn(k), batch)[0] for k in (keys if player == "denoiser" else keys[:1])]
+            rate = rate + jnp.mean(jnp.stack(of), axis=0)
+        return rate, distortion, z
 
     rows = []
     for start in range(0, held_out.size, 250):
         batch = held_out.take(np.arange(start, min(start + 250, held_out.size)))
         rows.append(jax.device_get(measured(normalize(jax.tree.map(jnp.asarray, batch)))))
-    rate, distortion, c = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    p = np.bincount(c.ravel()) / c.size
-    p = p[p > 0]
+    rate, distortion, z = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    codes = z.reshape(-1, z.shape[-1]) if z.ndim == 4 else z.ravel()  # vectors, or their numbers
+    _, counts = np.unique(codes, axis=0, return_counts=True)
+    p = counts / counts.sum()
     print(f"distortion {distortion.mean():.2f} nats, prior {rate.mean():.2f} nats, {len(rate)} images")
     print(f"perplexity {np.exp(-np.sum(p * np.log(p))):.1f}, {len(p)} codes in use")
 
