@@ -9,8 +9,9 @@ Two priors of the same codes, each trained alone, P = absorbing and pixelcnn:
 jaxgen train experiments/mnist_vq.py --prior none --workdir runs/mnist_codes
 jaxgen train experiments/mnist_vq.py --prior P --frozen --start vq_vae=runs/mnist_codes --workdir runs/mnist_P
 
-The third command takes any run with discrete latents and prints, of all of the test split: the distortion -log p(x | z) and the
-prior's -log p(c), nats an image, of diffusion a bound; the perplexity of the use of the codes; the codes in use.
+The third command takes any run with discrete latents and prints, of all of the test split: the distortion -log p(x |
+z) and the prior's -log p(c), nats an image, of diffusion a bound; the perplexity of the use of the codes; the codes in
+use.
 """
 
 import sys
