@@ -1,6 +1,7 @@
 """Discrete diffusion over grids of codes, of distributions of which everything can be counted."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,27 @@ def test_the_bound_of_exact_conditionals_is_the_log_probability():
     one = Batch(jnp.broadcast_to(X.x[7], X.x.shape))
     nats = np.stack([loss(EMPTY, EMPTY, keys(81, seed), one)[0] for seed in range(5)])
     assert abs(nats.mean() + np.log(P[7])) < 5 * nats.std() / np.sqrt(nats.size)
+
+
+def test_the_bound_is_that_of_masks_drawn_position_by_position_in_continuous_time():
+    """Of any network: int_0^1 (1 / t) sum_m t^|m| (1 - t)^(N - |m|) cost(m) dt over all sets m of masked positions,
+    whose integrals are (|m| - 1)! (N - |m|)! / N!."""
+    w = jnp.asarray(RNG.normal(size=(4 * (K + 1), 4 * K)), jnp.float32)
+
+    def apply(params, stats, c, condition=None, train=False):
+        seen = jax.nn.one_hot(c, K + 1).reshape(c.shape[0], -1)
+        return (seen @ w).reshape(*c.shape, K), stats
+
+    model, c = model_of(Network(lambda key, *inputs: ({}, {}), apply)), np.array([2, 0, 1, 1])
+    masks = np.array(list(itertools.product((False, True), repeat=4)))[1:]
+    logits, _ = apply({}, {}, jnp.asarray(np.where(masks, K, c)).reshape(-1, *GRID))
+    nats = -np.asarray(jax.nn.log_softmax(logits)).reshape(-1, 4, K)[:, np.arange(4), c]
+    count = masks.sum(axis=1)
+    integral = np.array([math.factorial(n - 1) * math.factorial(4 - n) / math.factorial(4) for n in count])
+    want = -np.sum(integral * np.sum(nats * masks, axis=1))
+    one = Batch(jnp.broadcast_to(jnp.asarray(c).reshape(GRID), (100, *GRID)))
+    log_p = np.asarray(jax.jit(model.density.log_p, static_argnums=4)(EMPTY, EMPTY, keys(100), one, 400))
+    assert abs(log_p.mean() - want) < 5 * log_p.std() / np.sqrt(log_p.size) < 0.2
 
 
 def test_every_draw_of_the_bound_is_exact_where_positions_are_independent_and_like_each_other():
