@@ -48,9 +48,9 @@ def absorbing(
 
     It is the variational bound of the absorbing process in continuous time, E_t (1 / t) sum of the same with each
     position masked by itself with probability t (Sahoo et al. 2024, arXiv:2406.07524, eq. 10; Shi et al. 2024,
-    arXiv:2406.04329, eq. 5), after the sum over t of a given n, by which the weight 1 / t is bounded: that of
-    autoregressive models of any order (Hoogeboom et al. 2021, arXiv:2110.02037, eq. 4). It is -log p(c) where the
-    network knows all conditional distributions.
+    arXiv:2406.04329, section 3), where the integral over the times of a given n is taken: no weight 1 / t without
+    bound. So it is that of autoregressive models of any order (Hoogeboom et al. 2021, arXiv:2110.02037, section 3), and
+    -log p(c) itself where the network knows all conditional distributions.
 
     network: (c with `codes` for a mask, condition) -> logits [B, *grid, codes], such as `nets.codes.CodeTransformer`.
     It sees no time: how much is masked shows. sampler: by `sampling.unmask` or `confident`, of

@@ -16,8 +16,8 @@ from jaxgen.types import Array, Keys, Predict, Process, Solver, check
 
 def unmask(process: Process) -> Solver:
     """A masked position stays masked with probability sigma_u / sigma_t, else its code is drawn from softmax(x_0),
-    position by position: the reverse process (Sahoo et al. 2024, arXiv:2406.07524, eq. 7; Shi et al. 2024,
-    arXiv:2406.04329, eq. 3)."""
+    position by position: the reverse process (Sahoo et al. 2024, arXiv:2406.07524, section 3.2; Shi et al. 2024,
+    arXiv:2406.04329, section 2)."""
     _check(process)
     return Solver(Partial(_init), Partial(_step, process))
 
@@ -29,7 +29,7 @@ def confident(process: Process, temperature: float = 4.5) -> Solver:
 
     temperature: 0 is greedy, whose samples are of few kinds; infinity takes positions in random order, and with a step
     for each of them draws exactly from a model that knows the conditional distributions (Hoogeboom et al. 2021,
-    arXiv:2110.02037, section 2).
+    arXiv:2110.02037, section 3).
     """
     _check(process)
     check(temperature >= 0, f"the temperature must not be negative, it is {temperature}")
