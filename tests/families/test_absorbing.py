@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from _functions import losses_of
 
 from jaxgen import sampling
+from jaxgen.cli import restore
 from jaxgen.conditions import labels
 from jaxgen.families import absorbing, flow_density, fsq, latent, quantised, variational_density
 from jaxgen.losses.likelihood import categorical
@@ -220,6 +222,7 @@ def test_what_is_for_gaussian_noise_is_refused(composed):
         (lambda: sampling.confident(PROCESS, -1.0), "must not be negative"),
         (lambda: flow_density(model), "by Gaussian noise, this model's process masks codes"),
         (lambda: variational_density(model), "by Gaussian noise"),
+        (lambda: restore._process(SimpleNamespace(experiment=SimpleNamespace(model=model))), "by Gaussian noise"),
         (lambda: model_of(exact(P), grid=(2, 0)), "at least 1"),
         (lambda: model_of(exact(P), codes=4).game.init(KEY, X), r"gives \(2, 2, 3\), .* \(2, 2, 4\)"),
         (lambda: masking(1), "at least 2"),
