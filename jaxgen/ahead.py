@@ -23,9 +23,9 @@ PIECE = 256  # examples at a time
 def computed(exp: Experiment, state: TrainState, place: parallel.Layout) -> Experiment:
     """The experiment whose data are what `exp.game.ahead` gives for each of `exp.data`, and whose losses take that.
 
-    Computed on one device and kept in the cache under a digest of the data and of the frozen groups, in which nothing
-    changes while a run trains: one that goes on finds the same. Its conditions are the data's own. InputError for more
-    than memory holds.
+    Computed on one device and kept in the cache under a digest of the data, of the frozen groups and of the program,
+    none of which changes while a run trains: one that goes on finds the same. Its conditions are the data's own.
+    InputError for more than memory holds.
     """
     ahead: Ahead = exp.game.ahead  # type: ignore[assignment]
     groups = set(state.params) - set(exp.game.losses)
@@ -54,7 +54,8 @@ def _table(data: Dataset, ahead: Ahead, params: Tree, extra: Tree) -> Any:
             table[index] = np.asarray(run(params, extra, data.take(filled).x))[: len(index)]
         return table, None
 
-    digest = hashlib.blake2b(f"1 {jax.__version__} {jax.default_backend()}".encode(), digest_size=16)
+    program = run.lower(params, extra, data.take(np.minimum(np.arange(PIECE), data.size - 1)).x).as_text()
+    digest = hashlib.blake2b(f"1 {jax.__version__} {jax.default_backend()} {program}".encode(), digest_size=16)
     for path, leaf in jax.tree.leaves_with_path((params, extra)):
         _add(digest, jax.tree_util.keystr(path), leaf)
     for index in pieces:

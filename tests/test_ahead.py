@@ -45,6 +45,11 @@ def test_what_is_cached_is_what_the_encoder_gives(runs):
     assert exp.data.shape == batch.x.shape[1:] == (8,) and exp.data.size == 256
     np.testing.assert_allclose(batch.x, code, rtol=1e-5, atol=1e-6)
     assert run.experiment.data.shape == (8, 8, 1)  # a run's data are images as before
+    game = run.experiment.game
+    doubled = game._replace(ahead=game.ahead._replace(of=lambda *inputs: 2 * game.ahead.of(*inputs)))
+    other = run.experiment._replace(model=run.experiment.model._replace(game=doubled))
+    again = ahead.computed(other, run.state, parallel.layout("one"))  # of the same parameters, by another program
+    np.testing.assert_allclose(again.data.take(index).x, 2 * batch.x, rtol=1e-5)
 
 
 def test_a_run_learns_the_same_with_and_without(runs):
