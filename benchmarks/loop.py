@@ -113,25 +113,23 @@ def rate() -> None:
 
 
 def cached() -> None:
-    """Seconds a step on codes that are computed once, what computing them takes, and seconds a step that encodes."""
-    began = time.process_time()
-    path = Path(__file__).parents[1] / "experiments" / "mnist_latent.py"
-    found, kinds = {}, {}
-    for cache in (True, False):
-        run, state, batches = prepared(jaxgen.load_experiment(path, cache=cache))
-        if cache:
-            print(f"made ready, with 60,000 codes and a compiled step, in {time.process_time() - began:.0f} s")
-        ready = batches(6)
-        state, _ = jax.block_until_ready(run(state, ready, np.int32(1)))
-        kinds[cache], found[cache] = [run, state, ready], []
-    for _ in range(ROUNDS):
-        for cache, (run, state, ready) in kinds.items():
-            began = time.process_time()
-            kinds[cache][1], _ = jax.block_until_ready(run(state, ready, np.int32(6)))
-            found[cache].append((time.process_time() - began) / 6)
-    ratio = np.median([b / a for a, b in zip(found[True], found[False], strict=True)])
-    ms = {cache: 1e3 * np.median(seconds) for cache, seconds in found.items()}
-    print(f"cached {ms[True]:.1f} ms a step, encoding {ms[False]:.1f} ms a step, {ratio:.2f} times as fast")
+    """Seconds a step that encodes against those of one on codes that are computed once."""
+    print("| model | encoding, ms a step | cached, ms a step | encoding / cached |\n|---|---|---|---|")
+    folder = Path(__file__).parents[1] / "experiments"
+    for name, options in (("mnist_vq", {"prior": "absorbing", "frozen": True}), ("mnist_latent", {})):
+        exp, kinds, found = jaxgen.load_experiment(folder / f"{name}.py", **options), {}, {}
+        for cache in (False, True):
+            run, state, batches = prepared(exp._replace(cache=cache))
+            ready = batches(6)
+            state, _ = jax.block_until_ready(run(state, ready, np.int32(1)))
+            kinds[cache], found[cache] = [run, state, ready], []
+        for _ in range(ROUNDS):
+            for cache, (run, state, ready) in kinds.items():
+                began = time.process_time()
+                kinds[cache][1], _ = jax.block_until_ready(run(state, ready, np.int32(6)))
+                found[cache].append(1e3 * (time.process_time() - began) / 6)
+        ratio = np.median([a / b for a, b in zip(found[False], found[True], strict=True)])
+        print(f"| {name} | {np.median(found[False]):.1f} | {np.median(found[True]):.1f} | {ratio:.2f} |", flush=True)
 
 
 class Done(Exception):
