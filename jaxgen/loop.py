@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
+from jaxgen import ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
 from jaxgen.errors import notice
 from jaxgen.grafts import Graft, Start
@@ -111,7 +111,8 @@ def fit(
         found = checkpoint.restore(store, shapes, report=notice)
         state, step = found or (_begun(exp, parallel.create(shapes, make, batch), graft), 0)
         records = closing.enter_context(Records(folder, step, exp.steps, _step_size(exp), progress, write=chief))
-        calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records, order)))
+        trained = ahead.computed(exp, state, place) if exp.cache else exp
+        calls = closing.enter_context(_calls(trained, place, shapes, step, _Reports(folder, store, records, order)))
         best = None if scoring is None else _best(exp, folder, scoring, place, chief)
         if best is not None:
             closing.push(partial(_close, best.store))
@@ -220,6 +221,7 @@ def _check(exp: Experiment, place: parallel.Layout, own: Sequence[Hook]) -> tupl
         exp.batch % (exp.accumulate * place.devices) == 0,
         f"batch {exp.batch} is no multiple of accumulate {exp.accumulate} times {place.devices} devices: change one",
     )
+    check(exp.game.ahead is not None or not exp.cache, f"nothing of {exp.name} can be cached: it has no frozen encoder")
     order = training.play_order(exp.game, exp.order)
     runs.check_data(exp)
     return order

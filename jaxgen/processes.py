@@ -86,6 +86,19 @@ def flow(*, clip: float = 1.0) -> Process:
     return Process(Partial(_remaining), Partial(jnp.asarray), Partial(_flow_time), clip=jnp.asarray(clip, jnp.float32))
 
 
+def absorbing(codes: int) -> Process:
+    """x_t is x_0 with probability alpha = 1 - t, position by position, and else the mask, one more code beside 0, ...,
+    codes - 1 (Austin et al. 2021, arXiv:2107.03006, section 3.1, "absorbing state"). Other schedules are other times:
+    the bound does not depend on them (Sahoo et al. 2024, arXiv:2406.07524, section 3.4), a sampler's steps do."""
+    check(codes >= 2, f"a process over codes has at least 2 of them, not {codes}")
+    return flow(clip=np.inf)._replace(mask=jnp.asarray(codes, jnp.int32))
+
+
+def check_gaussian(process: Process, what: str) -> None:
+    """InputError for a process over codes, which `what` is not for."""
+    check(process.mask is None, f"{what} by Gaussian noise, this model's process masks codes")
+
+
 def _remaining(t: Array) -> Array:
     return 1.0 - t
 

@@ -65,6 +65,7 @@ class Experiment(NamedTuple):
     steps, seed         how long, and the seed of everything random
     order, accumulate   turns of the players; slices of a minibatch whose gradients are added up
     ema                 decay of the averaged parameters, 0 for none
+    cache               what losses need of the examples and frozen groups give (`Game.ahead`) is computed once
     log_every, sample_every, save_every    in steps
     name, source, code, settings, sets     filled in by `load_experiment`: the file and its text, the keywords, and
                         descriptions of the data sets that were loaded
@@ -79,6 +80,7 @@ class Experiment(NamedTuple):
     order: Sequence[str] | None = None
     accumulate: int = 1
     ema: float = 0.999
+    cache: bool = False
     log_every: int = 50
     sample_every: int = 1000
     save_every: int = 1000

@@ -34,6 +34,7 @@ FLOORS = {
     "scalars": 3,
     "study": 3,
     "viz": 3,
+    "ahead": 4,
     "grafts": 4,
     "hooks": 4,
     "loop": 4,

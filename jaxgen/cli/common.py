@@ -94,9 +94,9 @@ def check_drawn(run: Any, file: Path, n: int) -> None:
 
 def _solvers() -> Any:
     """The type of --sampler, made only when a command that has it is parsed: the names come from a slow import."""
-    from jaxgen.sampling import SOLVERS
+    from jaxgen.sampling import SOLVERS, UNMASKING
 
-    return Literal[(*SOLVERS, "adaptive")]
+    return Literal[(*SOLVERS, "adaptive", *UNMASKING)]
 
 
 _SAMPLER = tyro.conf.arg(constructor_factory=_solvers, help_behavior_hint="(default: the experiment's own)")
@@ -152,11 +152,10 @@ class Sampling:
 
         if self.sampler is None and self.sampler_steps is None:
             return None
-        name = self.sampler or "ddim"
-        own = name == "adaptive" and self.sampler_steps is not None
+        own = self.sampler == "adaptive" and self.sampler_steps is not None
         check(not own, "--sampler adaptive chooses its own steps: leave --sampler-steps out")
-        steps = (1000 if name == "ddpm" else 50) if self.sampler_steps is None else self.sampler_steps
-        return named(run.experiment.model, name, steps)
+        usual = 1000 if self.sampler == "ddpm" else 50
+        return named(run.experiment.model, self.sampler, usual if self.sampler_steps is None else self.sampler_steps)
 
     def chosen(self) -> dict[str, Any]:
         """The flags that change what is sampled, where they are given."""

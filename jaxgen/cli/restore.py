@@ -106,8 +106,11 @@ def _both(guidance: Any, held: Any, sampling: Sampling) -> tuple[Any, Any]:
 
 
 def _process(run: Any) -> Any:
+    from jaxgen.processes import check_gaussian
+
     process = run.experiment.model.process
     check(process is not None, "this model draws in one step: restorations and variations are of models that iterate")
+    check_gaussian(process, "restorations and variations are of diffusion")
     check(len(run.experiment.data.shape) == 3, "this model draws points: there are no images to restore")
     return process
 

@@ -1,6 +1,7 @@
 """Families of models: one factory each, taking networks and returning a `Model`."""
 
 from jaxgen.families import priors
+from jaxgen.families.absorbing import absorbing
 from jaxgen.families.autoencoder import autoencoder, denoising_autoencoder
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.bound import variational_density
@@ -12,12 +13,13 @@ from jaxgen.families.factor_vae import factor_vae
 from jaxgen.families.flow import flow_density
 from jaxgen.families.gan import gan
 from jaxgen.families.ladder import hierarchical_vae
-from jaxgen.families.latent import latent
+from jaxgen.families.latent import in_grid, latent
 from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.mean_flow import mean_flow
 from jaxgen.families.pixels import dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
+from jaxgen.families.sharpened import sharpened
 from jaxgen.families.style import PathLength, is_style, mean_style, style_gan, style_kernels
 from jaxgen.families.vae import vae
 from jaxgen.families.vae_gan import vae_gan
@@ -26,6 +28,7 @@ from jaxgen.families.wasserstein import adversarial_autoencoder, wae_mmd
 __all__ = [
     "Classifier",
     "PathLength",
+    "absorbing",
     "adversarial_autoencoder",
     "autoencoder",
     "autoregressive",
@@ -40,6 +43,7 @@ __all__ = [
     "fsq",
     "gan",
     "hierarchical_vae",
+    "in_grid",
     "is_style",
     "latent",
     "low_rank",
@@ -50,6 +54,7 @@ __all__ = [
     "progressive",
     "quantised",
     "reflow",
+    "sharpened",
     "style_gan",
     "style_kernels",
     "vae",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import diffuse, forward, like, log_variance
+from jaxgen.processes import check_gaussian, diffuse, forward, like, log_variance
 from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
 
 IMAGES = 256  # at once
@@ -37,6 +37,7 @@ def variational_density(
     for a model that does not iterate.
     """
     check(model.process is not None, "the bound is of a model that iterates, this one draws in one step")
+    check_gaussian(model.process, "this bound is of diffusion")  # type: ignore[arg-type]
     check(steps >= 1, f"a process has at least one step, not {steps}")
     fractions = {"own": None, "beta": 1.0, "beta_tilde": 0.0}
     check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
-from jaxgen.processes import angle, at_angle, slope_by_angle
+from jaxgen.processes import angle, at_angle, check_gaussian, slope_by_angle
 from jaxgen.types import Array, Batch, Density, Keys, Model, Predict, Process, Tree, check
 
 IMAGES = 128  # at once
@@ -35,6 +35,7 @@ def flow_density(
     for pixels, whole numbers, `dequantised` makes a bound of it. InputError for a model that does not iterate.
     """
     check(model.process is not None, "a flow is of a model that iterates, this one draws in one step")
+    check_gaussian(model.process, "the probability flow is of diffusion")  # type: ignore[arg-type]
     check(trace in ("hutchinson", "exact"), f"the trace is exact or hutchinson's, not {trace!r}")
     check(tolerance > 0 and level > 0, f"tolerance and level must be positive, they are {tolerance} and {level}")
     process: Process = model.process  # type: ignore[assignment]

@@ -24,7 +24,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -49,6 +49,7 @@ from jaxgen.sampling.sample import (
     weights,
 )
 from jaxgen.sampling.standing import standing
+from jaxgen.sampling.unmask import confident, unmask
 from jaxgen.sampling.walks import (
     along,
     arithmetic,
@@ -63,7 +64,7 @@ from jaxgen.sampling.walks import (
 )
 from jaxgen.types import Model, Process, Sampler, Solver, check
 
-# (process) -> Solver: those chosen by name
+# (process) -> Solver: those chosen by name, of processes of Gaussian noise, and of those over codes
 SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "ddim": ddim,
     "ddpm": ddpm,
@@ -76,21 +77,26 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "consistency": consistency,
     "mean_flow": lambda process: jumping(ddim(process)),
 }
+UNMASKING: dict[str, Callable[[Process], Solver]] = {"unmask": unmask, "confident": confident}
 
 
-def named(model: Model, solver: str, steps: int) -> Sampler:
-    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip;
-    "adaptive" chooses its own."""
+def named(model: Model, solver: str | None, steps: int) -> Sampler:
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip; of
+    none, the first one for its process, DDIM or `unmask`; "adaptive" chooses its own steps."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
-    if solver == "adaptive":
+    there = SOLVERS if process.mask is None else UNMASKING  # type: ignore[union-attr]
+    name = next(iter(there)) if solver is None else solver
+    if name == "adaptive" and there is SOLVERS:
         return adaptive(process, clip=process.clip)  # type: ignore[union-attr, arg-type]
-    check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
-    return iterate(SOLVERS[solver](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
+    kind = "" if name not in (SOLVERS | UNMASKING) else " for this model's process"
+    check(name in there, f"unknown sampler {name!r}{kind}: choose one of {', '.join(there)}")
+    return iterate(there[name](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
 
 __all__ = [
     "SOLVERS",
+    "UNMASKING",
     "Options",
     "Times",
     "adaptive",
@@ -105,7 +111,9 @@ __all__ = [
     "classifier_free",
     "compose",
     "conditions",
+    "confident",
     "consistency",
+    "cosine",
     "custom",
     "ddim",
     "ddpm",
@@ -151,5 +159,6 @@ __all__ = [
     "truncated",
     "truncation",
     "uniform",
+    "unmask",
     "weights",
 ]

@@ -70,6 +70,13 @@ def quadratic(steps: int) -> Times:
     return custom((1.0 - np.arange(steps + 1) / steps) ** 2)
 
 
+def cosine(steps: int) -> Times:
+    """t_i = cos(pi i / (2 steps)): of a process over codes, few at first, when each depends on all that are to come
+    (Chang et al. 2022, arXiv:2202.04200, section 3.3)."""
+    _check_steps(steps)
+    return custom(np.maximum(np.cos(0.5 * np.pi * np.arange(steps + 1) / steps), 0.0))
+
+
 def custom(times: Sequence[float] | np.ndarray) -> Times:
     """Times of one's own, the first where the noise is and the last where the sample is taken."""
     grid = np.asarray(times, np.float32)
