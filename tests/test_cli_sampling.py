@@ -125,7 +125,7 @@ def test_a_run_that_draws_no_samples_is_refused_in_one_line(monkeypatch, tmp_pat
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 SAMPLING_COMMANDS = ("sample", "interpolate", "traverse", "manifold", "evaluate", "nearest", "study")
-SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "invert", "truncation", "restore", "vary")
+SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "truncation")
 
 
 def help_of(command: str, capsys) -> str:
