@@ -26,6 +26,7 @@ FLOORS = {
     "families": 2,
     "sampling": 2,
     "training": 2,
+    "accelerators": 3,
     "checksums": 3,
     "checkpoint": 3,
     "metrics": 3,
