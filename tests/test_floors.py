@@ -41,6 +41,7 @@ FLOORS = {
     "runs": 4,
     "scoring": 4,
     "cli": 5,
+    "recipes": 5,
     "__main__": 5,
 }
 LONGEST = 40

@@ -13,7 +13,7 @@ from jaxgen.families.ladder import hierarchical_vae
 from jaxgen.families.latent import latent
 from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
-from jaxgen.families.pixels import dequantised, dynamically_binarised
+from jaxgen.families.pixels import augmented, dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
 from jaxgen.families.style import PathLength, is_style, mean_style, style_gan, style_kernels
 from jaxgen.families.vae import vae
@@ -24,6 +24,7 @@ __all__ = [
     "Classifier",
     "PathLength",
     "adversarial_autoencoder",
+    "augmented",
     "autoencoder",
     "autoregressive",
     "classifier",
