@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from jaxgen import ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
+from jaxgen import accelerators, ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
 from jaxgen.errors import notice
 from jaxgen.grafts import Graft, Start
@@ -90,6 +90,7 @@ def fit(
     and InputError for a folder of another run, or one in which another process trains.
     """
     compile_cache.enable()
+    accelerators.say()
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)
     order = _check(exp, place, hooks)
     runs.check_folder(folder)

@@ -14,6 +14,7 @@ so that it can be moved, and loaded where its training data is not. Loading it e
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 import json
@@ -50,6 +51,10 @@ from jaxgen.types import Batch, Game, InputError, Model, TrainState, check
 SOURCE = "experiment.py"
 SETTINGS = "settings.json"
 AT_LEAST_ONE = ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every")
+# keywords that every experiment has, also where its function does not name them
+GENERAL = ("steps", "seed", "batch", "accumulate", "ema", "log_every", "sample_every", "save_every")
+OFTEN = ("steps", "log_every", "sample_every", "save_every")  # of those: may differ when a run is gone on with
+RECIPES = Path(__file__).parent / "recipes"
 MOST = 2**31 - 1  # of those: steps are counted in 32 bits
 PIECE = 8192  # examples that are checked at once
 
@@ -104,17 +109,38 @@ class Experiment(NamedTuple):
 # --- experiments ---------------------------------------------------------------------------------------------------
 
 
+def find(path: str | Path) -> Path:
+    """The file of an experiment, given by its path, or by its name where it lies in ./experiments or comes with jaxgen:
+    "folder_gan"."""
+    path = Path(path)
+    if len(path.parts) == 1 and path.suffix == "":
+        for folder in (Path("experiments"), RECIPES):
+            if is_file(folder / f"{path}.py"):
+                return folder / f"{path}.py"
+        names = [p.stem for p in recipes()]
+        close = difflib.get_close_matches(str(path), names, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        check(os.path.lexists(path), f"no experiment {path}{hint}: give a Python file, or one of {', '.join(names)}")
+    return path
+
+
+def recipes() -> list[Path]:
+    """The files of the experiments that come with jaxgen."""
+    return sorted(p for p in RECIPES.glob("*.py") if not p.name.startswith("_"))
+
+
 def load_function(path: str | Path) -> Callable[..., Experiment]:
-    """The function `experiment` of a Python file."""
-    return _function(Path(path), _read_code(Path(path)))
+    """The function `experiment` of a Python file, or of an experiment by its name."""
+    path = find(path)
+    return _function(path, _read_code(path))
 
 
 def load_experiment(path: str | Path, /, **keywords: Any) -> Experiment:
-    """The experiment of a file, with its keywords changed as given. `steps` and `seed` every experiment has.
+    """The experiment of a file, or by its name, with its keywords changed as given; those of `GENERAL` every one has.
 
     InputError for what is wrong with the file or the keywords, also where the experiment's own code raises something.
     """
-    path = Path(path)
+    path = find(path)
     with recording() as sets:
         exp = _build(path, _read_code(path), keywords)
     return exp._replace(sets=tuple(sets))
@@ -150,16 +176,17 @@ def _function(path: Path, code: str) -> Callable[..., Experiment]:
 def _build(path: Path, code: str, keywords: Mapping[str, Any]) -> Experiment:
     function = _function(path, code)
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    general = {name: keywords[name] for name in ("steps", "seed") if name in keywords and name not in defaults}
+    general = {name: keywords[name] for name in GENERAL if name in keywords and name not in defaults}
     own = {name: value for name, value in keywords.items() if name not in general}
     unknown = sorted(set(own) - set(defaults))
-    check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
+    known = ", ".join(dict.fromkeys((*defaults, *GENERAL)))
+    check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {known}")
     check_numbers({name: value for name, value in keywords.items() if value is not None})
     exp = _own_mistakes(path, lambda: function(**own))
     check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
     exp = exp._replace(**general)
     check_numbers(exp._asdict())
-    settings = {**defaults, **own, "steps": exp.steps, "seed": exp.seed}
+    settings = {**defaults, **own, **general, "steps": exp.steps, "seed": exp.seed}
     for name, value in settings.items():  # JSON has no other numbers, and a run with a NaN would never equal itself
         check_number(f"the keyword {name} of {path.name}", value)
     return exp._replace(name=path.stem, source=str(path.resolve()), code=code, settings=settings)
@@ -381,7 +408,7 @@ def _check_same(folder: Path, exp: Experiment, theirs: Mapping[str, Any], start:
     changed = [
         f"{k}={noted.get(k)!r} (now {mine.get(k)!r})"
         for k in sorted(set(mine) | set(noted))
-        if k != "steps" and mine.get(k) != noted.get(k)
+        if k not in OFTEN and mine.get(k) != noted.get(k)
     ]
     check(
         not changed,

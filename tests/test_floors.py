@@ -26,6 +26,7 @@ FLOORS = {
     "families": 2,
     "sampling": 2,
     "training": 2,
+    "accelerators": 3,
     "checksums": 3,
     "checkpoint": 3,
     "metrics": 3,
@@ -41,6 +42,7 @@ FLOORS = {
     "runs": 4,
     "scoring": 4,
     "cli": 5,
+    "recipes": 5,
     "__main__": 5,
 }
 LONGEST = 40

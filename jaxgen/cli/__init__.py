@@ -16,7 +16,7 @@ from jaxgen.errors import InputError, check
 
 USAGE = """usage: jaxgen COMMAND ...
 
-  train EXPERIMENT.py     train an experiment, or go on with it; its keywords are flags
+  train EXPERIMENT        train an experiment, by name or by file, or go on with it; its keywords are flags
   sample WORKDIR          a picture (or .npz) of new samples of a run
   interpolate WORKDIR     a picture of walks between samples
   traverse WORKDIR        a picture of walks along single latent dimensions
@@ -117,7 +117,7 @@ def _dispatch(argv: list[str]) -> None:
         execute(COMMANDS[command], rest, f"jaxgen {command}")
         return
     if not rest or rest[0] in ("-h", "--help"):
-        print("usage: jaxgen train EXPERIMENT.py [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT.py --help")
+        print("usage: jaxgen train EXPERIMENT [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT --help")
         return
     check(not rest[0].startswith("-"), f"the experiment comes first: jaxgen train EXPERIMENT.py {rest[0]} ...")
     train(rest[0], rest[1:])

@@ -50,9 +50,10 @@ def open_run(workdir: Path) -> tuple[Any, Any]:
     """(the run in `workdir`, a layout over all devices)."""
     import jax
 
-    from jaxgen import parallel
+    from jaxgen import accelerators, parallel
     from jaxgen.runs import load_run
 
+    accelerators.say()
     name = "data" if jax.device_count() > 1 else "one"
     return load_run(workdir, name), parallel.layout(name)
 

@@ -17,7 +17,7 @@ from jaxgen.families.latent import in_grid, latent
 from jaxgen.families.low_rank import low_rank
 from jaxgen.families.m2 import m2
 from jaxgen.families.mean_flow import mean_flow
-from jaxgen.families.pixels import dequantised, dynamically_binarised
+from jaxgen.families.pixels import augmented, dequantised, dynamically_binarised
 from jaxgen.families.quantised import fsq, quantised, vq, vq_vae
 from jaxgen.families.sharpened import sharpened
 from jaxgen.families.style import PathLength, is_style, mean_style, style_gan, style_kernels
@@ -30,6 +30,7 @@ __all__ = [
     "PathLength",
     "absorbing",
     "adversarial_autoencoder",
+    "augmented",
     "autoencoder",
     "autoregressive",
     "classifier",
