@@ -22,7 +22,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, stopped, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -135,6 +135,7 @@ __all__ = [
     "sample",
     "slerp",
     "standing",
+    "stopped",
     "stream",
     "travel",
     "traverse",
