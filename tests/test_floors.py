@@ -35,6 +35,7 @@ FLOORS = {
     "scalars": 3,
     "study": 3,
     "viz": 3,
+    "exports": 4,
     "grafts": 4,
     "hooks": 4,
     "loop": 4,

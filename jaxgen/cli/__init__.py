@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from jaxgen import __version__, compile_cache, trust
-from jaxgen.cli import curves, draw, evaluate, info, latents, measure, restore, study
+from jaxgen.cli import curves, draw, evaluate, export, info, latents, measure, restore, study
 from jaxgen.cli.join import leave_together
 from jaxgen.cli.train import execute, train
 from jaxgen.errors import InputError, check
@@ -44,6 +44,7 @@ USAGE = """usage: jaxgen COMMAND ...
   cluster WORKDIR         do the codes fall into the classes?
   outliers WORKDIR        does the model find what is not like its data?
   pretrain WORKDIR        classifiers with few labels that begin with the encoder
+  export WORKDIR          the weights as safetensors and the sampler as StableHLO, for other programs
   list                    the experiments and the runs here
   show WORKDIR            what a run is and how far it has trained
   data list               the data sets and whether they are ready
@@ -83,6 +84,7 @@ COMMANDS = {
     "cluster": measure.cluster,
     "outliers": measure.outliers,
     "pretrain": measure.pretrain,
+    "export": export.export,
     "list": info.list_,
     "show": info.show,
     "data": info.data,
