@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import checkpoint, conditions, parallel, viz
+from jaxgen import checkpoint, conditions, exports, parallel, runs, viz
 from jaxgen.data import normalize
 from jaxgen.errors import notice
 from jaxgen.records import Records
@@ -158,6 +158,22 @@ def draw(every: int) -> Hook:
         return not drawn and time.monotonic() - began > FIRST_PICTURE
 
     return Hook(every, call, also="stop", ready=ready)
+
+
+def keep_sampler() -> Hook:
+    """Of a run without a source, after its last step and when a signal stops it: what `jaxgen.load` reads instead."""
+
+    def call(moment: Moment) -> None:
+        exp = moment.exp
+        try:
+            exports.export_model(exp.model, moment.state, moment.folder / exports.KEPT, exp.data)
+        except Exception as error:  # of functions of the user's own, which may do what cannot be lowered
+            reason = (str(error).splitlines() or [""])[0][:200]
+            notice(
+                f"jaxgen: note: {moment.folder} cannot be loaded without its code ({type(error).__name__}: {reason})"
+            )
+
+    return Hook(runs.MOST, call, also="stop")
 
 
 def aside(hook: Hook, records: Records) -> Hook:

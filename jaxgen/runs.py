@@ -33,6 +33,7 @@ from jaxgen import checkpoint, parallel, training, trust
 from jaxgen.data import Dataset, order
 from jaxgen.data.described import DESCRIPTION, OUTLINE, Description, batch_of, outline, recording, standing_in
 from jaxgen.errors import notice
+from jaxgen.exports import exported_in, load_exported
 from jaxgen.files import atomically
 from jaxgen.inputs import (
     check_memory,
@@ -271,9 +272,14 @@ def load_run(workdir: str | Path, layout: str = "one", trust: bool = False) -> R
     """The run of a folder that `fit` wrote: functions rebuilt from its own copy of the experiment, arrays from the
     checkpoint. Its data set need not be there: it is read at the first `take` of `experiment.data`.
 
+    Of a run that was made in Python there is what `exports.load_exported` reads: a model that draws samples.
     trust: execute the folder's experiment.py though this user has not written it. InputError for a folder that is no
     run's, that has no good checkpoint, or whose code is another's and not trusted.
     """
+    kept = exported_in(workdir)
+    if kept is not None and not (is_file(Path(workdir) / SETTINGS) and read_settings(workdir)["source"]):
+        model, state, data = load_exported(kept)
+        return Run(Experiment(model, {}, data, name=Path(workdir).resolve().name), state, int(state.step))
     note, code = _own_code(Path(workdir), trust)
     with standing_in(note["data"]):
         exp = _build(Path(workdir) / SOURCE, code, note["keywords"])
@@ -300,7 +306,8 @@ def _own_code(folder: Path, trusted: bool) -> tuple[dict[str, Any], str]:
     path, unless = folder / SOURCE, "to execute it nevertheless, read it, then give --trust (trust=True in Python)"
     check(
         note["source"] != "",
-        f"the run in {folder} was made in Python, not from a file: build its Experiment again and `fit` it there",
+        f"the run in {folder} was made in Python, not from a file, and its sampler could not be kept: build its "
+        "Experiment again and `fit` it there",
     )
     check(is_file(path), f"{folder} has no {SOURCE}, the source of its experiment: put that file there; {unless}")
     code = _read_code(path)

@@ -111,6 +111,17 @@ def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = 
     return atomically(path, lambda tmp: picture.save(tmp, format="PNG"))
 
 
+def save_film(path: str | Path, pictures: Sequence[np.ndarray], milliseconds: int = 150) -> Path:
+    """Pictures uint8 [H, W, 3] one after the other, as a GIF that repeats, small ones enlarged pixel by pixel."""
+    from PIL import Image
+
+    zoom = _zoom(pictures[0].shape[0])
+    frames = [Image.fromarray(x) for x in pictures]
+    frames = [f.resize((f.width * zoom, f.height * zoom), Image.Resampling.NEAREST) for f in frames]
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
+    return atomically(Path(path), lambda tmp: frames[0].save(tmp, format="GIF", **options))
+
+
 def save_arrays(path: str | Path, **arrays: np.ndarray | None) -> Path:
     """Named arrays as a compressed .npz; None is left out."""
     given = {name: np.asarray(a) for name, a in arrays.items() if a is not None}

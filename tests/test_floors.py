@@ -36,6 +36,7 @@ FLOORS = {
     "study": 3,
     "viz": 3,
     "ahead": 4,
+    "exports": 4,
     "grafts": 4,
     "hooks": 4,
     "loop": 4,

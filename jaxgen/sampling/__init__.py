@@ -24,7 +24,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, stopped, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -153,6 +153,7 @@ __all__ = [
     "sample",
     "slerp",
     "standing",
+    "stopped",
     "stream",
     "travel",
     "traverse",
