@@ -52,8 +52,8 @@ SHOWN = (
 def experiment(
     *,
     net: Literal["unet", "dit"] = "unet",
-    steps: int = 3_000,
-    batch: int = 64,
+    steps: int = 2_000,
+    batch: int = 32,
     lr: float = 1e-3,
     width: int = 16,
     dropout: float = 0.0,

@@ -15,7 +15,7 @@ from PIL import Image
 from jaxgen import cli, data, sampling
 from jaxgen.cli import common, draw
 from jaxgen.cli.train import execute
-from jaxgen.conditions import attributes, image, labels, optional, several
+from jaxgen.conditions import attributes, image, labels, optional, several, text
 from jaxgen.data import in_memory
 from jaxgen.processes import cosine
 from jaxgen.types import Game, InputError, Model, Prediction, TrainState, normal
@@ -98,6 +98,20 @@ def test_a_tree_of_conditions_is_read_and_written_by_its_parts(sample):
     np.testing.assert_array_equal(named["labels.style.value"], [[0, 1], [0, 1]])
     absent = sample(run, "--n", 2, "--condition", "digit=3")
     assert not absent["labels.style.known"].any()
+
+
+def test_a_caption_is_read_word_by_word(sample):
+    words = ("a", "thick", "seven", "leaning", "left")
+    run = run_of(nameless(SHAPE, np.ones((40, 5), np.int32)), optional(text(words, 5)))
+    arrays = sample(run, "--n", 2, "--condition", "a thick Seven", "--guidance", 2)
+    np.testing.assert_array_equal(arrays["labels.values"], [[1, 2, 3, 0, 0]] * 2)
+    np.testing.assert_array_equal(arrays["labels.mask"].sum(1), [3, 3])
+    for caption, line in (
+        ("a thick sevn", "unknown word 'sevn' in 'a thick sevn': did you mean 'seven'"),
+        ("a seven leaning left leaning left", "a text has 1 to 5 words, .* has 6"),
+    ):
+        with pytest.raises(InputError, match=line):
+            sample(run, "--condition", caption)
 
 
 def test_images_to_condition_on_stand_beside_their_samples(sample):
