@@ -148,6 +148,7 @@ class Parts(NamedTuple):
             images.append(x)
         seen, now["critic"] = judged_apart(self.networks["critic"], params["critic"], now["critic"], images, c)
         real, again, fake = seen
+        assert real.features is not None and again.features is not None  # as `init` has checked
         llike = -gaussian().log_prob(real.features.astype(jnp.float32), again.features.astype(jnp.float32))
         return Play(real, again, fake, kl_standard_normal(*q), llike), now
 
