@@ -2,7 +2,7 @@
 
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --stage autoencoder --workdir runs/mnist_kl
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --start autoencoder=runs/mnist_kl
-jaxgen train experiments/mnist_latent.py --stage autoencoder --critic --start vae=runs/mnist_kl --workdir runs/mnist_sharp
+jaxgen train experiments/mnist_latent.py --stage autoencoder --critic --start vae=runs/mnist_kl --workdir runs/sharp
 TFDS_DATA_DIR=... python experiments/mnist_latent.py runs/mnist_kl      test pictures beside their reconstructions
 
 The third command goes on with a critic where the first one ended. The last one takes any of these runs, draws
