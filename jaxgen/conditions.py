@@ -1,4 +1,4 @@
-"""What models are conditioned on, each with its behaviour: labels, attributes, images, several at once, and none.
+"""What models are conditioned on, each with its behaviour: labels, attributes, images, text, several at once, and none.
 
 A conditioner reads, checks, shows and leaves out a condition; nothing else in the package depends on its kind.
 A new one is one function returning a `Conditioner`.
@@ -6,7 +6,8 @@ A new one is one function returning a `Conditioner`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,14 @@ class Maybe(NamedTuple):
 
     value: Tree
     known: Array
+
+
+class Tokens(NamedTuple):
+    """Sequences of different lengths: `values`, integers [n, L] or vectors [n, L, E], count where `mask`, bool [n, L],
+    is true."""
+
+    values: Array
+    mask: Array
 
 
 def labels(classes: int) -> Conditioner:
@@ -113,6 +122,116 @@ def image(derive: Callable[[Array], Array], shape: Sequence[int]) -> Conditioner
         show=lambda condition: condition,
         derived=True,
     )
+
+
+PADDING = 0  # the token of no word
+
+
+def tokenised(words: Sequence[str], length: int, text: str) -> np.ndarray:
+    """int32 [length], the numbers of a text's words, from 1 on, then `PADDING`. InputError for a word that is none of
+    `words`, for no word and for more than `length`."""
+    numbers = {word: i for i, word in enumerate(words, 1)}
+    found = text.lower().split()
+    for word in found:
+        near = " or ".join(repr(other) for other in difflib.get_close_matches(word, words, 2))
+        there = f"did you mean {near}?" if near else f"this model knows {_listed(words)}"
+        check(word in numbers, f"unknown word {word!r} in {text!r}: {there}")
+    check(1 <= len(found) <= length, f"a text has 1 to {length} words, {text!r} has {len(found)}")
+    return np.array([numbers[word] for word in found] + [PADDING] * (length - len(found)), np.int32)
+
+
+def _listed(words: Sequence[str], most: int = 30) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def text(words: Sequence[str], length: int) -> Conditioner:
+    """A text of at most `length` words, all of `words`: `Tokens` of integers [n, length], those of a word its place in
+    `words` counted from 1, then zeros. Networks take vectors: `nets.text.TextEncoder` makes them.
+
+    The data's condition is int [B, length]; the user's value a text, a list of n texts, or such integers.
+    """
+    words = tuple(words)
+    plain = len(words) > 0 and all(word == word.lower() and word.split() == [word] for word in words)
+    check(plain and len(set(words)) == len(words), "a vocabulary is of different words in lower case, without spaces")
+    check(length >= 1, f"a text has room for at least one word, not for {length}")
+
+    def given(n: int, value: Any) -> Tokens:
+        value = value.values if isinstance(value, Tokens) else value
+        if isinstance(value, str):
+            value = tokenised(words, length, value)
+        elif isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+            value = np.stack([tokenised(words, length, one) for one in value])
+        return _worded(jnp.asarray(_broadcast(np.asarray(value), n, "text", (length,), integers=len(words))))
+
+    def read(line: str, n: int, names: Sequence[str]) -> np.ndarray:
+        return tokenised(words, length, line)
+
+    return Conditioner(
+        given,
+        of=lambda batch: _worded(_of_data(batch).astype(jnp.int32)),
+        check=lambda batch: _check_data(given, batch),
+        blank=lambda n: _worded(jnp.zeros((n, length), jnp.int32)),
+        empty=None,
+        read=read,
+    )
+
+
+def _worded(values: Array) -> Tokens:
+    return Tokens(values, values != PADDING)
+
+
+def sequence(length: int, features: int) -> Conditioner:
+    """Up to `length` vectors of `features` numbers, such as the embeddings that any frozen encoder gives for a text:
+    `Tokens` of vectors [n, length, features].
+
+    The data's condition, and the user's value, are float [B, length, features], or a dictionary of those as "values"
+    and of "mask" [B, length], 1 for those that count and 0 for padding.
+    """
+    check(length >= 1 and features >= 1, f"a sequence has vectors and they have numbers, not {length} of {features}")
+
+    def tokens(value: Any) -> Tokens:
+        if isinstance(value, Mapping):
+            check(set(value) == {"values", "mask"}, f"a sequence has values and a mask, not {', '.join(sorted(value))}")
+            return Tokens(value["values"], value["mask"])
+        return value if isinstance(value, Tokens) else Tokens(value, jnp.ones(np.shape(value)[:-1], bool))
+
+    def given(n: int, value: Any) -> Tokens:
+        values, mask = (np.asarray(part) for part in tokens(value))
+        values = _broadcast(values, n, "sequence", (length, features))
+        mask = _broadcast(mask.astype(np.int32), n, "mask", (length,), integers=1)
+        return Tokens(jnp.asarray(values, jnp.float32), jnp.asarray(mask, bool))
+
+    def of(batch: Batch) -> Tokens:
+        _check_there(batch)
+        values, mask = tokens(batch.condition)
+        return Tokens(jnp.asarray(values, jnp.float32), jnp.asarray(mask, bool))
+
+    def read(line: str, n: int, names: Sequence[str]) -> Any:
+        check(False, "this run is conditioned on embedded sequences: leave --condition out, held-out ones serve")
+
+    return Conditioner(
+        given,
+        of,
+        check=lambda batch: _check_data(given, batch),
+        blank=lambda n: Tokens(jnp.zeros((n, length, features)), jnp.zeros((n, length), bool)),
+        empty=None,
+        read=read,
+    )
+
+
+def _broadcast(value: np.ndarray, n: int, what: str, shape: tuple[int, ...], integers: int | None = None) -> np.ndarray:
+    """One value of `shape` for all, or n of them, as [n, *shape]; integers: from 0 to that."""
+    check(
+        value.shape in (shape, (n, *shape)),
+        f"give one {what} {list(shape)}, or {n} (one an image), not an array of shape {value.shape}",
+    )
+    if integers is None:
+        fine = np.issubdtype(value.dtype, np.number) and bool(np.all(np.isfinite(value)))
+        check(fine, f"a {what} is of finite numbers, not {value.dtype}")
+    else:
+        fine = np.issubdtype(value.dtype, np.integer) and bool(np.all((value >= 0) & (value <= integers)))
+        check(fine, f"a {what} is of integers from 0 to {integers}, it holds {value.dtype} up to {value.max()}")
+    return np.broadcast_to(value, (n, *shape))
 
 
 def optional(base: Conditioner) -> Conditioner:
@@ -219,11 +338,15 @@ def count(condition: Tree) -> int:
     return jax.tree.leaves(condition)[0].shape[0]
 
 
-def _of_data(batch: Batch) -> Array:
+def _check_there(batch: Batch) -> None:
     check(batch.condition is not None, "this model is conditional: its data needs labels or attributes, it has none")
+
+
+def _of_data(batch: Batch) -> Array:
+    _check_there(batch)
     return jnp.asarray(batch.condition)
 
 
 def _check_data(given: Callable[[int, Any], Tree], batch: Batch) -> None:
-    check(batch.condition is not None, "this model is conditional: its data needs labels or attributes, it has none")
+    _check_there(batch)
     given(len(batch.x), batch.condition)

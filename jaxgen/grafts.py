@@ -47,8 +47,9 @@ def load(start: Start, shapes: TrainState) -> Graft:
     networks are others.
 
     All of a run: its parameters and its `extra` have to be those of the new one. One group g: the donor's groups that
-    are in it, where they fit (an autoencoder under a latent model, without the critic that it was trained with), else
-    the donor's own group of that name; with the part of `extra` that belongs to them, where both have it.
+    are in it, where they fit (an autoencoder under a latent model, without the critic that it was trained with; a
+    student that becomes a teacher, without its own), else the donor's own group of that name; with the part of `extra`
+    that belongs to them, where both have it.
     """
     check(bool(start), "nothing is given to start from: give the folder of a run")
     if not isinstance(start, Mapping):

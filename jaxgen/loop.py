@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from jaxgen import ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
+from jaxgen import accelerators, ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
 from jaxgen.errors import notice
 from jaxgen.grafts import Graft, Start
@@ -26,6 +26,7 @@ from jaxgen.hooks import (
     draw,
     due,
     final_picture,
+    keep_sampler,
     look,
     missing_picture,
     no_picture,
@@ -90,6 +91,7 @@ def fit(
     and InputError for a folder of another run, or one in which another process trains.
     """
     compile_cache.enable()
+    accelerators.say()
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)
     order = _check(exp, place, hooks)
     runs.check_folder(folder)
@@ -278,6 +280,7 @@ def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own
         record(records, exp.log_every),
         watch(store, exp.log_every),
         save(store, exp.save_every),
+        *([aside(keep_sampler(), records)] if exp.draws and not exp.code and jax.process_count() == 1 else []),
         *drawn,
     ]
 

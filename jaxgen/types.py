@@ -113,14 +113,24 @@ class Game(NamedTuple):
 
 class Prediction(NamedTuple):
     """x0: the clean sample that x_t is expected to come from; logits of the codes where these are what x_t consists of.
-    log_var: of the step back in time, by those who learn it (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+    fraction: v of log V = v log beta + (1 - v) log beta_tilde, V the variance of a step back in time, of models that
+    learn it (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
 
     x0: Array
-    log_var: Array | None = None
+    fraction: Array | None = None
 
 
-Predict = Callable[[Array, Array], Prediction]
-"""`predict(x_t, t) -> Prediction`. For a one-step model `x_t` is the latent and `t` is ignored."""
+Predict = Callable[[Array, Any], Prediction]
+"""`predict(x_t, t) -> Prediction`; t: a scalar, [B] or, for models that know the mean over one, an `Interval`. For a
+one-step model `x_t` is the latent and `t` is ignored."""
+
+
+class Interval(NamedTuple):
+    """Times from t back to r < t, in place of t: x0 is then what x_t - r's x on a straight line goes to."""
+
+    t: Array
+    r: Array
+
 
 Sampler = Callable[[Keys, Predict, Array], Array]
 """`sampler(keys, predict, noise) -> x_0`, a pytree: its functions are static, its numbers are traced."""

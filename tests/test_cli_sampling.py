@@ -15,7 +15,7 @@ from PIL import Image
 from jaxgen import cli, data, sampling
 from jaxgen.cli import common, draw
 from jaxgen.cli.train import execute
-from jaxgen.conditions import attributes, image, labels, optional, several
+from jaxgen.conditions import attributes, image, labels, optional, several, text
 from jaxgen.data import in_memory
 from jaxgen.processes import cosine
 from jaxgen.types import Game, InputError, Model, Prediction, TrainState, normal
@@ -100,6 +100,20 @@ def test_a_tree_of_conditions_is_read_and_written_by_its_parts(sample):
     assert not absent["labels.style.known"].any()
 
 
+def test_a_caption_is_read_word_by_word(sample):
+    words = ("a", "thick", "seven", "leaning", "left")
+    run = run_of(nameless(SHAPE, np.ones((40, 5), np.int32)), optional(text(words, 5)))
+    arrays = sample(run, "--n", 2, "--condition", "a thick Seven", "--guidance", 2)
+    np.testing.assert_array_equal(arrays["labels.values"], [[1, 2, 3, 0, 0]] * 2)
+    np.testing.assert_array_equal(arrays["labels.mask"].sum(1), [3, 3])
+    for caption, line in (
+        ("a thick sevn", "unknown word 'sevn' in 'a thick sevn': did you mean 'seven'"),
+        ("a seven leaning left leaning left", "a text has 1 to 5 words, .* has 6"),
+    ):
+        with pytest.raises(InputError, match=line):
+            sample(run, "--condition", caption)
+
+
 def test_images_to_condition_on_stand_beside_their_samples(sample):
     halves = image(lambda x: x[:, :4], (4, 8, 1))
     picture = sample(run_of(data.load("digits"), halves), "--n", 16, name="x.png")
@@ -125,7 +139,7 @@ def test_a_run_that_draws_no_samples_is_refused_in_one_line(monkeypatch, tmp_pat
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 SAMPLING_COMMANDS = ("sample", "interpolate", "traverse", "manifold", "evaluate", "nearest", "study")
-SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "invert", "truncation", "restore", "vary")
+SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "truncation")
 
 
 def help_of(command: str, capsys) -> str:
@@ -141,7 +155,7 @@ def test_every_command_that_samples_has_the_same_flags(command, capsys, monkeypa
     for flag in ("--condition", "--guidance", "--truncation", "--sampler-steps", "--batch INT", "--ema", "--no-ema"):
         assert re.search(rf"(?<![\w-]){flag}\b", text), flag
     choices = re.search(r"--sampler \{(.*?)\}", text)
-    names = [*sampling.SOLVERS, *sampling.UNMASKING]
+    names = [*sampling.SOLVERS, "adaptive", *sampling.UNMASKING]
     assert choices and re.sub(r"\s", "", choices[1]).split(",") == names  # a new solver is a choice
     assert "--sampling" not in text and "classifier-free guidance scale" in text
 

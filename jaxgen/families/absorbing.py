@@ -7,9 +7,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional, where
+from jaxgen.conditions import check_condition, condition_of, optional
 from jaxgen.families.autoregressive import log_probs
 from jaxgen.families.common import folded, output_shape
+from jaxgen.families.denoiser import PLAYER, kept
 from jaxgen.losses.denoising import TimesOf, low_discrepancy
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
@@ -29,8 +30,6 @@ from jaxgen.types import (
     Turn,
     check,
 )
-
-PLAYER = "denoiser"
 
 
 def absorbing(
@@ -70,20 +69,18 @@ def absorbing(
         check(got == (*grid, codes), f"the network gives {got}, the logits of the codes are {(*grid, codes)}")
         return {PLAYER: params}, {PLAYER: stats}
 
-    def guessed(params, extra, keys: Keys, x: Array, t: Array, c: Tree, train: bool = False) -> tuple:
+    def guessed(params, extra, keys: Keys, x: Array, t: Array, c: Tree, training: Keys | None = None) -> tuple:
         """(log p of every code, which of them are masked, the weight N / n, the logits, statistics)."""
         n = jnp.clip(jnp.ceil(t * size), 1, size)
         hidden = masked(keys, n, grid)
-        logits, stats = network.apply(params[PLAYER], extra[PLAYER], jnp.where(hidden, codes, x), c, train=train)
+        own = params[PLAYER], extra[PLAYER], jnp.where(hidden, codes, x), c
+        logits, stats = network.apply(*own) if training is None else network.train(training, *own)
         return log_probs(logits, x), hidden, size / n, logits, stats
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_masks, for_drop = turn.split(3)
-        c = condition_of(condition, batch)
-        if condition is not None and condition.empty is not None:
-            dropped = jax.vmap(jax.random.uniform)(for_drop.keys) < drop
-            c = where(dropped, condition.empty(batch.x.shape[0]), c)
-        found = guessed(params, extra, for_masks.keys, batch.x, times(process, for_t), c, True)
+        for_t, for_masks, for_drop, for_net = turn.split(4)
+        c, t = kept(condition, batch, for_drop, drop), times(process, for_t)
+        found = guessed(params, extra, for_masks.keys, batch.x, t, c, for_net.keys)
         log_p, hidden, weight, logits, stats = found
         share = weight / size  # 1 / n
         hits = total(hidden & (jnp.argmax(logits, axis=-1) == batch.x)) * share
@@ -104,7 +101,8 @@ def absorbing(
         return jnp.full((keys.shape[0], *grid), codes, jnp.int32)
 
     def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
-        return lambda x, t: Prediction(network.apply(params[PLAYER], extra[PLAYER], x, condition)[0])
+        encoded = network.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every step
+        return lambda x, t: Prediction(network.apply(params[PLAYER], extra[PLAYER], x, encoded)[0])
 
     return Model(
         Game(init, {PLAYER: loss}, partial(check_condition, condition)),

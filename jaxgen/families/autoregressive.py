@@ -37,7 +37,7 @@ def autoregressive(
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         c = condition_of(condition, batch)
-        logits, stats = network.apply(params[PLAYER], extra[PLAYER], batch.x, c, train=True)
+        logits, stats = network.train(turn.keys, params[PLAYER], extra[PLAYER], batch.x, c)
         return -_log_prob(logits, batch.x), ({}, {**extra, PLAYER: stats})
 
     def log_p(params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
@@ -45,8 +45,10 @@ def autoregressive(
         return jnp.broadcast_to(_log_prob(logits, batch.x)[:, None], (batch.x.shape[0], k))
 
     def prior(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
+        encoded = network.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every position
+
         def logits_of(index: Array) -> Array:
-            return network.apply(params[PLAYER], extra[PLAYER], index, condition)[0]
+            return network.apply(params[PLAYER], extra[PLAYER], index, encoded)[0]
 
         return _sampled(logits_of, keys, *grid)
 

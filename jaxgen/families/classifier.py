@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.conditions import labels
-from jaxgen.families.common import output_shape
+from jaxgen.families.common import output_shape, split_keys
 from jaxgen.nets import Network
 from jaxgen.processes import diffuse
 from jaxgen.types import Array, Batch, Game, Process, Tree, Turn, check
@@ -43,13 +43,13 @@ def classifier(network: Network, classes: int, process: Process | None = None) -
     def noisy(key: Array, x: Array) -> tuple[Array, Array]:
         if process is None:
             return x, jnp.zeros(())
-        for_t, for_eps = jax.random.split(key)
+        for_t, for_eps, _ = jax.random.split(key, 3)
         t = 1.0 - jax.random.uniform(for_t)
         return diffuse(process, x, jax.random.normal(for_eps, x.shape), t), t
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         x, t = jax.vmap(noisy)(turn.keys, batch.x)
-        logits, stats = network.apply(params[PLAYER], extra[PLAYER], x, t, train=True)
+        logits, stats = network.train(split_keys(turn.keys, 3)[2], params[PLAYER], extra[PLAYER], x, t)
         y = label.of(batch)
         metrics = {"accuracy": jnp.argmax(logits, axis=1) == y}
         nll = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y)

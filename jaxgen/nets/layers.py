@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import Maybe
+from jaxgen.conditions import Maybe, Tokens
 from jaxgen.nets import primitives
-from jaxgen.types import Array, Tree, check
+from jaxgen.types import Array, Keys, Tree, check
 
 Dtype = Any
 Classes = Any
@@ -109,6 +110,39 @@ class Embed(nn.Module):
         return table.astype(self.dtype)[label]
 
 
+class Dropout(nn.Module):
+    """x m / (1 - rate), m_j ~ Bernoulli(1 - rate) (Srivastava et al. 2014, JMLR 15, section 4), [B, ...]: that of
+    example i is drawn from keys[i] and the layer's place in the network; without keys, as outside training, x itself.
+
+    A module passes on the argument `keys` of its `__call__`, see `network`. In a scan over layers, whose place is one
+    for all, give it `layer_keys(keys, i)`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Keys | None = None) -> Array:
+        check(0.0 <= self.rate < 1.0, f"dropout needs a rate from 0 to below 1, it is {self.rate}")
+        if keys is None or self.rate == 0.0:
+            return x
+        own = layer_keys(keys, zlib.crc32("/".join(self.path).encode()))
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(own)
+        return jnp.where(kept, x / (1.0 - self.rate), 0.0).astype(x.dtype)
+
+
+def layer_keys(keys: Keys | None, layer: Array | int) -> Keys | None:
+    """Other keys for the same examples, [B], those of a layer; None for None."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, jnp.asarray(layer, jnp.uint32))
+
+
+def rematerialised(layer: Any) -> Any:
+    """A module's class whose activations are computed again in the backward pass instead of kept (Chen et al. 2016,
+    arXiv:1604.06174). It has the same name, so that the paths of parameters stay."""
+    again = nn.remat(layer)
+    again.__name__ = layer.__name__
+    return again
+
+
 def joined(x: Array, condition: Array | None) -> Array:
     """The features of a condition behind those of x, [..., C + features]; x itself where there is none."""
     return x if condition is None else jnp.concatenate([x, condition.astype(x.dtype)], axis=-1)
@@ -132,12 +166,40 @@ def separated(condition: Tree, batch: int, sides: Sequence[int]) -> tuple[Tree, 
         images = [image for _, image in parts.values() if image is not None]
         rest = {name: rest for name, (rest, _) in parts.items() if rest is not None}
         return rest or None, jnp.concatenate(images, axis=-1) if images else None
-    if condition is None or condition.ndim != 4:
+    if condition is None or isinstance(condition, Tokens) or condition.ndim != 4:
         return condition, None
     found, needed = condition.shape[1:3], tuple(sides[:2])
     check(found == needed, f"an image to condition on has the images' sides {needed}, this one has {found}: resize it")
     _check_count(condition, batch)
     return None, condition
+
+
+def tokens_in(condition: Tree) -> Tokens | None:
+    """The sequences of a condition one after another, vectors [B, S, E], or None where it has none: those of a `Maybe`
+    are masked where they are not known. InputError for vectors of different sizes and for words, no vectors yet."""
+    if isinstance(condition, Maybe):
+        found = tokens_in(condition.value)
+        return None if found is None else Tokens(found.values, found.mask & condition.known[:, None])
+    if isinstance(condition, Mapping):
+        parts = [part for name in sorted(condition) if (part := tokens_in(condition[name])) is not None]
+        sizes = {part.values.shape[-1] for part in parts}
+        check(len(sizes) <= 1, f"sequences to condition on have vectors of one size, not of {sorted(sizes)}")
+        return Tokens(*(jnp.concatenate(each, axis=1) for each in zip(*parts, strict=True))) if parts else None
+    if not isinstance(condition, Tokens):
+        return None
+    _check_tokens(condition)
+    return condition
+
+
+def _check_tokens(tokens: Tokens) -> None:
+    shape, kind = tokens.values.shape, tokens.values.dtype
+    check(
+        len(shape) == 3 and jnp.issubdtype(kind, jnp.floating),
+        f"this network is given words, {kind} {list(shape)}: give it an encoder of them, "
+        "with_encoder(network, network(TextEncoder(...)))",
+    )
+    fits = tokens.mask.shape == shape[:2]
+    check(fits, f"the mask of sequences {list(shape[:2])} has one number a vector, not {list(tokens.mask.shape)}")
 
 
 class Condition(nn.Module):
@@ -146,6 +208,8 @@ class Condition(nn.Module):
     label       int [B], of `classes`: embedded, F = features
     numbers     [B, ...], attributes or an image: flattened, F = how many they are; with `project` a dense layer makes
                 them F = features
+    Tokens      vectors [B, L, E] and which of them count: their mean, F = E; with `project` a dense layer makes it F =
+                features
     Maybe       a learned vector where it is not known
     dictionary  its parts side by side, in the order of their names; with `project` their sum
 
@@ -173,6 +237,7 @@ class Condition(nn.Module):
     def _vector(self, condition: Tree, batch: int) -> Array | None:
         if isinstance(condition, Mapping):
             return self._parts(condition, batch)
+        condition = _mean(condition) if isinstance(condition, Tokens) else condition
         _check_count(condition, batch)
         label = condition.ndim == 1 and jnp.issubdtype(condition.dtype, jnp.integer)
         if self.classes is not None:
@@ -205,6 +270,14 @@ class Condition(nn.Module):
         return jnp.sum(jnp.stack(parts), axis=0) if self.project else jnp.concatenate(parts, axis=-1)
 
 
+def _mean(tokens: Tokens) -> Array:
+    """The mean of those vectors that count, [B, E]; 0 where none does."""
+    _check_tokens(tokens)
+    weights = tokens.mask.astype(tokens.values.dtype)
+    total = jnp.sum(tokens.values * weights[..., None], axis=1)
+    return total / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1.0)
+
+
 def check_unconditional(classes: Classes, trained: Any) -> None:
     """InputError for a condition of None where there are labels, or parameters that were trained with a condition."""
     check(classes is None and not trained, f"this model is conditional: give {_wanted(classes)}")
@@ -222,9 +295,19 @@ def _wanted(classes: Classes) -> str:
 
 
 def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:
-    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]
-    (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020 count the time to 1000)."""
+    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]; of several times an
+    example, [B, K], side by side, [B, K features] (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020
+    count the time to 1000)."""
     half = features // 2
     w = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
-    angle = 1000.0 * t[:, None].astype(jnp.float32) * w
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype)
+    angle = 1000.0 * t[..., None].astype(jnp.float32) * w
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype).reshape(t.shape[0], -1)
+
+
+def fourier_features(x: Array, exponents: Sequence[int]) -> Array | None:
+    """sin(2^n pi x) and cos(2^n pi x) of every channel, for each of N exponents n: [..., C] -> [..., 2 C N]; None
+    without exponents (Kingma et al. 2021, arXiv:2107.00630, appendix C)."""
+    if not exponents:
+        return None
+    angles = [2.0**n * math.pi * x.astype(jnp.float32) for n in exponents]
+    return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)

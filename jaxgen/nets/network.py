@@ -12,27 +12,43 @@ import jax
 from flax import errors
 
 from jaxgen.nets.primitives import randomise
-from jaxgen.types import Array, InputError, Tree, check
+from jaxgen.types import Array, InputError, Keys, Tree, check
+
+
+def _as_given(params: Tree, stats: Tree, condition: Tree) -> Tree:
+    return condition
 
 
 class Network(NamedTuple):
-    """init   (key, *inputs) -> (params, stats)
-    apply  (params, stats, *inputs, train=False) -> (output, stats); stats: batch statistics and the like, or {}
+    """init    (key, *inputs) -> (params, stats)
+    apply   (params, stats, *inputs, train=False) -> (output, stats); stats: batch statistics and the like, or {};
+            with `random` also keys=[B], one an example, from which it draws in training: without keys it draws nothing
+    random  whether it does, as with dropout
+    encode  (params, stats, condition) -> what `apply` takes in place of the condition, to be computed once and not at
+            every call: a text that has been encoded; the condition itself where there is no encoder
     """
 
     init: Callable[..., tuple[Tree, Tree]]
     apply: Callable[..., tuple[Any, Tree]]
+    random: bool = False
+    encode: Callable[[Tree, Tree, Tree], Tree] = _as_given
+
+    def train(self, keys: Keys, params: Tree, stats: Tree, *inputs: Any) -> tuple[Any, Tree]:
+        """`apply` in training, with keys [B] if it draws."""
+        return self.apply(params, stats, *inputs, train=True, **({"keys": keys} if self.random else {}))
 
 
 def network(module: nn.Module) -> Network:
-    """The network of any Linen module `__call__(*inputs, train)`.
+    """The network of any Linen module `__call__(*inputs, train, keys)`.
 
-    `train` is passed where the module takes an argument of that name, as its last one. A condition of None is left out
-    where the module has no place for it. Parameters begin as the module's own initialisers give them; those of
+    `train` is passed where the module takes an argument of that name, as its last one, and after it `keys`, [B] in
+    training and None otherwise, where it takes those: for `layers.Dropout`. A condition of None is left out where the
+    module has no place for it. Parameters begin as the module's own initialisers give them; those of
     `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
 
     InputError for what is no Linen module, for inputs that its `__call__` does not take or that do not fit the
-    parameters, and for a module that draws random numbers or changes its statistics outside training.
+    parameters, and for a module that changes its statistics outside training or draws random numbers by itself, as
+    `flax.linen.Dropout` does: one mask for a batch depends on how the batch lies on the devices.
     """
     check(isinstance(module, nn.Module), f"network() takes a module of flax.linen, not a {type(module).__name__}")
     call = _signature(module)
@@ -43,34 +59,74 @@ def network(module: nn.Module) -> Network:
         params = randomise(key, variables.pop("params", {}))
         return nn.meta.unbox(params), nn.meta.unbox(variables)
 
-    def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Any, Tree]:
+    def apply(
+        params: Tree, stats: Tree, *inputs: Any, train: bool = False, keys: Keys | None = None
+    ) -> tuple[Any, Tree]:
         variables, inputs = {"params": params, **stats}, call.fitting(inputs)
+        options: dict[str, Any] = call.training(train) | ({"keys": keys} if train and call.keys else {})
         with _in_one_line(module):
             if train and stats:
-                output, updated = module.apply(variables, *inputs, **call.training(True), mutable=list(stats))
+                output, updated = module.apply(variables, *inputs, **options, mutable=list(stats))
                 return output, dict(updated)
-            return module.apply(variables, *inputs, **call.training(train)), stats
+            return module.apply(variables, *inputs, **options), stats
 
-    return Network(init, apply)
+    return Network(init, apply, call.keys)
 
 
 def unconditioned(net: Network) -> Network:
     """The same network, which is not given the condition, its last input: ACGAN's critic, which is to tell it."""
     return Network(
         lambda key, *inputs: net.init(key, *inputs[:-1], None),
-        lambda params, stats, *inputs, train=False: net.apply(params, stats, *inputs[:-1], None, train=train),
+        lambda params, stats, *inputs, **options: net.apply(params, stats, *inputs[:-1], None, **options),
+        net.random,
     )
+
+
+class Encoded(NamedTuple):
+    """A condition that has been through the encoder of a network."""
+
+    value: Tree
+
+
+def with_encoder(net: Network, encoder: Network) -> Network:
+    """f(..., e(c)): `net`, whose last input is the condition, after an `encoder` (c) -> e(c) of it that is trained with
+    it, as `nets.text.TextEncoder`. params and stats are {"net": ..., "encoder": ...}."""
+    both = (net, encoder)
+
+    def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
+        for_net, for_encoder = jax.random.split(key)
+        e, e_stats = encoder.init(for_encoder, inputs[-1])
+        encoded, _ = encoder.apply(e, e_stats, inputs[-1])
+        params, stats = net.init(for_net, *inputs[:-1], encoded)
+        return {"net": params, "encoder": e}, {"net": stats, "encoder": e_stats}
+
+    def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False, keys: Keys | None = None) -> Any:
+        drawn = [{"keys": keys} if part.random else {} for part in both]
+        *others, c = inputs
+        e_stats = stats["encoder"]
+        if isinstance(c, Encoded):
+            c = c.value
+        else:
+            c, e_stats = encoder.apply(params["encoder"], e_stats, c, train=train, **drawn[1])
+        output, n_stats = net.apply(params["net"], stats["net"], *others, c, train=train, **drawn[0])
+        return output, {"net": n_stats, "encoder": e_stats}
+
+    def encode(params: Tree, stats: Tree, condition: Tree) -> Encoded:
+        return Encoded(encoder.apply(params["encoder"], stats["encoder"], condition)[0])
+
+    return Network(init, apply, any(part.random for part in both), encode)
 
 
 class _Signature(NamedTuple):
     """What a module's `__call__` takes: the names of its inputs, how many of them have no default, any number of
-    further ones, and `train`."""
+    further ones, `train`, and `keys` after it."""
 
     name: str
     inputs: tuple[str, ...]
     needed: int
     any_number: bool
     train: bool
+    keys: bool
 
     def fitting(self, inputs: tuple) -> tuple:
         """The inputs, without a condition of None where there is no place for it."""
@@ -92,8 +148,13 @@ class _Signature(NamedTuple):
 def _signature(module: nn.Module) -> _Signature:
     parameters = list(inspect.signature(module.__call__).parameters.values())
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    keys = [p.name for p in parameters][-2:] == ["train", "keys"]
+    by_position = [p for p in by_position if not (keys and p.name == "keys")]
     names, name = [p.name for p in by_position], type(module).__name__
-    check("train" not in names[:-1], f"{name}: train has to be the last argument of __call__, after {names[-1:]}")
+    check(
+        "train" not in names[:-1],
+        f"{name}: train has to be the last argument of __call__, or the last but keys, not before {names[-1:]}",
+    )
     inputs = [p for p in by_position if p.name != "train"]
     return _Signature(
         name,
@@ -101,6 +162,7 @@ def _signature(module: nn.Module) -> _Signature:
         sum(p.default is p.empty for p in inputs),
         any(p.kind is p.VAR_POSITIONAL for p in parameters),
         any(p.name == "train" for p in parameters),
+        keys,
     )
 
 
@@ -130,8 +192,8 @@ def _in_one_line(module: nn.Module) -> Iterator[None]:
         ) from error
     except errors.InvalidRngError as error:
         raise InputError(
-            f"{name} draws random numbers ({_reason(error)}), and a network is a function of its inputs: leave dropout "
-            "out, or give noise as an input"
+            f"{name} draws random numbers by itself ({_reason(error)}), a network draws from its keys, one an example: "
+            "use jaxgen.nets.layers.Dropout(rate)(x, keys) with arguments train and keys, or give noise as an input"
         ) from error
 
 

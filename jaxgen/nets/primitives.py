@@ -108,6 +108,13 @@ def _varying(x: Array) -> frozenset:
     return getattr(kind, "varying", None) or getattr(aval, "vma", None) or frozenset()
 
 
+def _marked(x: Array, axes: tuple) -> Array:
+    """x, as varying over those mesh axes."""
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, axes, to="varying")
+    return lax.pvary(x, axes)  # type: ignore[attr-defined]  # its name before jax 0.8
+
+
 def _bind(x: Array, w: Array, window: Window, precision: str | None = None) -> Array:
     """The convolution, in the precision given or in the one that is set while this is traced: the lowering comes later.
 
@@ -116,9 +123,9 @@ def _bind(x: Array, w: Array, window: Window, precision: str | None = None) -> A
     """
     axes_x, axes_w = _varying(x), _varying(w)
     if axes_w - axes_x:
-        x = lax.pcast(x, tuple(sorted(axes_w - axes_x)), to="varying")
+        x = _marked(x, tuple(sorted(axes_w - axes_x)))
     if axes_x - axes_w:
-        w = lax.pcast(w, tuple(sorted(axes_x - axes_w)), to="varying")
+        w = _marked(w, tuple(sorted(axes_x - axes_w)))
     precision = precision or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return conv_p.bind(x, w, window=window, precision=precision)
 
@@ -397,17 +404,22 @@ def dense(x: Array, kernel: Array, bias: Array | None = None) -> Array:
     return y if bias is None else y + bias
 
 
-def _attend(q: Array, k: Array, v: Array) -> Array:
+_MASKED = -1e30  # a finite score: where everything is masked the result is a mean, not NaN
+
+
+def _attend(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(D)) v, normalised after the product with v: [T, D] numbers to divide, not [T, S]."""
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))  # [B, heads, T, D]: turned once, not inside each of six products
     scores = jnp.einsum("bhtd,bhsd->bhts", q / math.sqrt(q.shape[-1]), k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, _MASKED)
     # Softmax does not depend on the shift, so nor do its derivatives: stopping them here changes none of them.
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     out = jnp.einsum("bhts,bhsd->bhtd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
 
 
-def _attend_in_turn(q: Array, k: Array, v: Array) -> Array:
+def _attend_in_turn(q: Array, k: Array, v: Array, *mask: Array) -> Array:
     """`_attend` over a few images at a time, whose [heads, T, S] scores stay in the cache and are not kept.
 
     A loop over a sharded axis would gather it on every device. So the batch is split as [devices, turns] and the loop
@@ -415,25 +427,28 @@ def _attend_in_turn(q: Array, k: Array, v: Array) -> Array:
     """
     batch, queries, heads, _ = q.shape
     if batch * heads * queries * k.shape[1] <= _CACHED_SCORES:
-        return _attend(q, k, v)
+        return _attend(q, k, v, *mask)
     devices = math.gcd(batch, jax.device_count())
-    turns = [a.reshape(devices, -1, *a.shape[1:]).swapaxes(0, 1) for a in (q, k, v)]
+    turns = [a.reshape(devices, -1, *a.shape[1:]).swapaxes(0, 1) for a in (q, k, v, *mask)]
     out = lax.map(lambda a: jax.checkpoint(_attend)(*a), tuple(turns))
     return out.swapaxes(0, 1).reshape(batch, queries, heads, -1)
 
 
-def _attend_on_accelerator(q: Array, k: Array, v: Array, *, fused: bool) -> Array:
+def _attend_on_accelerator(q: Array, k: Array, v: Array, *mask: Array, fused: bool) -> Array:
     """JAX's attention; the fused kernel where it exists: half precision, heads of 8 n <= 128 numbers, CUDA."""
     head = q.shape[-1]
     fits = q.dtype in (jnp.float16, jnp.bfloat16) and head % 8 == 0 and head <= 128
     cuda = "cuda" in jax.devices()[0].client.platform_version.lower()
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused and fits and cuda else None)
+    chosen = mask[0][:, None, None, :] if mask else None
+    implementation = "cudnn" if fused and fits and cuda else None
+    return jax.nn.dot_product_attention(q, k, v, mask=chosen, implementation=implementation)
 
 
-def attention(q: Array, k: Array, v: Array, *, fused: bool = True) -> Array:
+def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, fused: bool = True) -> Array:
     """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, with the softmax in float32.
 
     q: [B, T, heads, D], k and v: [B, S, heads, D] -> [B, T, heads, D] in the same dtype.
+    mask    bool [B, S]: the keys that are attended to, by default all; an example needs at least one
     fused   on a GPU in half precision, the fused kernel may be taken. It has a gradient, but neither forward mode nor
             second derivatives: networks that are differentiated so (MeanFlow, exact divergences) pass False.
     Raises InputError if the shapes do not go together. Vaswani et al. (2017), arXiv 1706.03762, equation 1.
@@ -442,8 +457,11 @@ def attention(q: Array, k: Array, v: Array, *, fused: bool = True) -> Array:
     ok = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[::2] == k.shape[::2] and q.shape[3] == k.shape[3]
     shapes = f"{q.shape}, {k.shape}, {v.shape}"
     check(ok, f"q, k, v have shapes {shapes}, but must be [B, T, heads, D] and twice [B, S, heads, D]")
+    masks = [] if mask is None else [jnp.asarray(mask, bool)]
+    for given in masks:
+        check(given.shape == k.shape[:2], f"the mask has shape {given.shape}, but must be [B, S], {k.shape[:2]}")
     accelerated = partial(_attend_on_accelerator, fused=fused)
-    return lax.platform_dependent(q, k, v, cpu=_attend_in_turn, default=accelerated)
+    return lax.platform_dependent(q, k, v, *masks, cpu=_attend_in_turn, default=accelerated)
 
 
 # --- initialisation --------------------------------------------------------------------------------------------------

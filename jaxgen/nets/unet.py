@@ -2,42 +2,99 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxgen.nets.layers import Classes, Condition, Conv, Dense, Dtype, joined, separated, time_features
+from jaxgen.conditions import Tokens
+from jaxgen.nets.attention import Attention, Start
+from jaxgen.nets.layers import (
+    Classes,
+    Condition,
+    Conv,
+    Dense,
+    Dropout,
+    Dtype,
+    fourier_features,
+    joined,
+    rematerialised,
+    separated,
+    time_features,
+    tokens_in,
+)
 from jaxgen.nets.norms import GroupNorm
-from jaxgen.nets.primitives import attention, constant_std
-from jaxgen.types import Array, Tree, check
+from jaxgen.nets.primitives import attention, constant_std, conv
+from jaxgen.types import Array, Keys, Tree, check
 
 NEARLY_ZERO = constant_std(1e-5)  # a block starts as the identity, its gradient does not start at nothing
 
 
+def doubled(x: Array) -> Array:
+    """Every pixel four times: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def filtered(x: Array, taps: Sequence[int], up: bool) -> Array:
+    """Twice as large (up), or half as large, by a separable filter of an even number of taps, of the sum 1: with zeros
+    between the pixels and four times the filter, or every second pixel after it. (1, 1) repeats pixels and takes means
+    of four, as DDPM++ does, (1, 3, 3, 1) blurs, as NCSN++ does (Karras et al. 2022, arXiv:2206.00364, appendix F)."""
+    check(len(taps) >= 2 and len(taps) % 2 == 0, f"a filter has an even number of taps, not {len(taps)}")
+    kernel, c, reach = jnp.asarray(taps, x.dtype), x.shape[-1], len(taps) // 2
+    kernel = jnp.outer(kernel, kernel) / jnp.square(jnp.sum(kernel))
+    kernel = jnp.broadcast_to(kernel[:, :, None, None], (len(taps), len(taps), 1, c))
+    if not up:
+        pads = (reach - 1, reach - 1)
+        return conv(x, kernel, stride=2, padding=(pads, pads), groups=c)
+    b, height, width, _ = x.shape
+    wide = jnp.zeros((b, height, 2, width, 2, c), x.dtype).at[:, :, 0, :, 0].set(x).reshape(b, 2 * height, 2 * width, c)
+    pads = (reach, reach - 1)
+    return conv(wide, 4 * kernel, padding=(pads, pads), groups=c)
+
+
 class ResBlock(nn.Module):
     """h + conv(silu((1 + scale) norm(conv(silu(norm(h)))) + shift)), scale and shift from the embedding e [B, E]
-    (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3, "adaptive group normalisation")."""
+    (Dhariwal and Nichol 2021, arXiv:2105.05233, section 3, "adaptive group normalisation").
+
+    dropout: before the second convolution; scaled: the sum is divided by sqrt 2; resampled: "up" or "down" by the
+    filter `taps`, of both parts of the sum (Song et al. 2020, arXiv:2011.13456, appendix H).
+    """
 
     features: int
     dtype: Dtype = jnp.float32
+    dropout: float = 0.0
+    scaled: bool = False
+    resampled: str = ""
+    taps: Sequence[int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Array, e: Array) -> Array:
+    def __call__(self, x: Array, e: Array, keys: Keys | None = None) -> Array:
         h = nn.silu(GroupNorm(dtype=self.dtype)(x))
+        if self.resampled:
+            h, x = (filtered(a.astype(self.dtype), self.taps, self.resampled == "up") for a in (h, x))
         h = Conv(self.features, dtype=self.dtype)(h)
         scale, shift = jnp.split(Dense(2 * self.features, dtype=self.dtype)(e)[:, None, None, :], 2, axis=-1)
         h = GroupNorm(affine=False, dtype=self.dtype)(h) * (1.0 + scale) + shift
-        h = Conv(self.features, kernel_init=NEARLY_ZERO, dtype=self.dtype)(nn.silu(h))
+        h = Dropout(self.dropout)(nn.silu(h), keys)
+        h = Conv(self.features, kernel_init=NEARLY_ZERO, dtype=self.dtype)(h)
         skip = x if x.shape[-1] == self.features else Conv(self.features, 1, dtype=self.dtype)(x)
-        return skip.astype(h.dtype) + h
+        return added(skip.astype(h.dtype), h, self.scaled)
+
+
+def added(skip: Array, h: Array, scaled: bool) -> Array:
+    """skip + h; divided by sqrt 2, which keeps the variance of two parts that are not correlated, where `scaled`."""
+    return (skip + h) * math.sqrt(0.5) if scaled else skip + h
 
 
 class SelfAttention(nn.Module):
-    """x + W softmax(q k^T / sqrt(d)) v over the positions of an image."""
+    """x + W softmax(q k^T / sqrt(d)) v over the positions of an image. fused: see `primitives.attention`."""
 
     heads: int
     dtype: Dtype = jnp.float32
+    scaled: bool = False
+    fused: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -45,17 +102,44 @@ class SelfAttention(nn.Module):
         check(c % self.heads == 0, f"{c} channels cannot be split into {self.heads} attention heads")
         qkv = Dense(3 * c, dtype=self.dtype)(GroupNorm(dtype=self.dtype)(x).reshape(b, height * width, c))
         q, k, v = jnp.moveaxis(qkv.reshape(b, height * width, 3, self.heads, c // self.heads), 2, 0)
-        h = attention(q, k, v).reshape(b, height, width, c)
-        return x + Dense(c, kernel_init=NEARLY_ZERO, dtype=self.dtype)(h)
+        h = attention(q, k, v, fused=self.fused).reshape(b, height, width, c)
+        return added(x, Dense(c, kernel_init=NEARLY_ZERO, dtype=self.dtype)(h), self.scaled)
+
+
+class CrossAttention(nn.Module):
+    """x + attention(norm(x), text): every position of an image attends to the tokens of a text (Rombach et al. 2022,
+    arXiv:2112.10752, section 3.3)."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+    scaled: bool = False
+    fused: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, text: Tokens) -> Array:
+        h = GroupNorm(dtype=self.dtype)(x).reshape(x.shape[0], -1, x.shape[-1])
+        h = Attention(self.heads, fused=self.fused, last=NEARLY_ZERO, dtype=self.dtype)(h, text)
+        return added(x, h.reshape(x.shape), self.scaled)
 
 
 class UNet(nn.Module):
     """(x_t [B, H, W, C], t [B], condition) -> [B, H, W, C] (Ho et al. 2020, arXiv:2006.11239, appendix B).
 
-    Labels and attributes are added to the embedding of the time (classes: of the labels, see `layers.Condition`);
-    images to condition on join x_t as channels (Saharia et al. 2021, arXiv:2104.07636).
+    Labels, attributes and the mean of a text's vectors are added to the embedding of the time (classes: of the labels,
+    see `layers.Condition`); images to condition on join x_t as channels (Saharia et al. 2021, arXiv:2104.07636); the
+    levels that attend also attend to the tokens of a text.
     width: channels at full size; multipliers: of the width, one a resolution; blocks: residual blocks a resolution;
-    attention_at: image heights that attend; heads: of the attention.
+    attention_at: image heights that attend; heads: of the attention; dropout: in the residual blocks; remat: their
+    activations are computed again in the backward pass; fused: False where the network is differentiated forward, see
+    `primitives.attention`.
+
+    EDM's variant (Karras et al. 2022, arXiv:2206.00364, appendix F, after Song et al. 2020, arXiv:2011.13456,
+    "DDPM++"): scaled=True divides every sum by sqrt 2, filter=(1, 1) halves and doubles the image inside residual
+    blocks by that filter instead of by a convolution each.
+
+    fourier: exponents n of sin(2^n pi x) and cos(2^n pi x), which join x as channels: a likelihood needs the least
+    significant bits of pixels (Kingma et al. 2021, arXiv:2107.00630, appendix C: 7 and 8).
+    outputs: channels of the output, those of x by default; twice as many where it learns variances too.
     """
 
     width: int = 64
@@ -64,35 +148,46 @@ class UNet(nn.Module):
     attention_at: Sequence[int] = (16,)
     heads: int = 4
     classes: Classes = None
+    fourier: Sequence[int] = ()
+    outputs: int | None = None
     dtype: Dtype = jnp.float32
+    dropout: float = 0.0
+    scaled: bool = False
+    filter: Sequence[int] | None = None
+    remat: bool = False
+    fused: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, condition: Tree = None, train: bool = False) -> Array:
+    def __call__(
+        self, x: Array, t: Array, condition: Tree = None, train: bool = False, keys: Keys | None = None
+    ) -> Array:
         times = 2 ** (len(self.multipliers) - 1)
         check(
             x.shape[1] % times == 0 and x.shape[2] % times == 0,
             f"a UNet of {len(self.multipliers)} resolutions needs image sides divisible by {times}, not {x.shape[1:3]}",
         )
         rest, image = separated(condition, x.shape[0], x.shape[1:3])
-        e = self._embed(t, rest)
-        h = Conv(self.width, dtype=self.dtype)(joined(x, image))
+        text = tokens_in(rest)
+        text = None if text is None else Start(self.dtype)(text)
+        levels = Levels(self, self._embed(t, rest), text, keys)
+        h = Conv(self.width, dtype=self.dtype)(joined(joined(x, fourier_features(x, self.fourier)), image))
         skips = [h]
         for level, m in enumerate(self.multipliers):
             for _ in range(self.blocks):
-                h = self._block(h, e, m)
+                h = levels.block(h, m)
                 skips.append(h)
             if level < len(self.multipliers) - 1:
-                h = Conv(h.shape[-1], 3, 2, dtype=self.dtype)(h)
+                h = levels.halve(h)
                 skips.append(h)
-        h = ResBlock(h.shape[-1], self.dtype)(h, e)
-        h = ResBlock(h.shape[-1], self.dtype)(self._attend(h), e)
+        h = levels.residual(h, h.shape[-1])
+        h = levels.residual(levels.attend(h), h.shape[-1])
         for level, m in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
-                h = self._block(jnp.concatenate([h, skips.pop()], axis=-1), e, m)
+                h = levels.block(jnp.concatenate([h, skips.pop()], axis=-1), m)
             if level > 0:
-                h = Conv(h.shape[-1], dtype=self.dtype)(jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2))
+                h = levels.double(h)
         h = nn.silu(GroupNorm(dtype=self.dtype)(h))
-        return Conv(x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
+        return Conv(self.outputs or x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
     def _embed(self, t: Array, condition: Tree) -> Array:
         features = 4 * self.width
@@ -101,12 +196,36 @@ class UNet(nn.Module):
         c = Condition(self.classes, features, project=True, dtype=self.dtype)(condition, t.shape[0])
         return nn.silu(e if c is None else e + c)
 
-    def _block(self, h: Array, e: Array, multiplier: int) -> Array:
-        h = ResBlock(self.width * multiplier, self.dtype)(h, e)
-        return self._attend(h) if h.shape[1] in self.attention_at else h
 
-    def _attend(self, h: Array) -> Array:
-        return SelfAttention(self.heads, self.dtype)(h)
+class Levels(NamedTuple):
+    """The parts of a UNet at work, with what they share: the embedding e [B, E], the text, the keys of dropout."""
+
+    net: UNet
+    e: Array
+    text: Tokens | None
+    keys: Keys | None
+
+    def residual(self, h: Array, features: int, resampled: str = "") -> Array:
+        net, layer = self.net, rematerialised(ResBlock) if self.net.remat else ResBlock
+        taps = net.filter or (1, 1)
+        return layer(features, net.dtype, net.dropout, net.scaled, resampled, taps)(h, self.e, self.keys)
+
+    def attend(self, h: Array) -> Array:
+        options = (self.net.heads, self.net.dtype, self.net.scaled, self.net.fused)
+        h = SelfAttention(*options)(h)
+        return h if self.text is None else CrossAttention(*options)(h, self.text)
+
+    def block(self, h: Array, multiplier: int) -> Array:
+        h = self.residual(h, self.net.width * multiplier)
+        return self.attend(h) if h.shape[1] in self.net.attention_at else h
+
+    def halve(self, h: Array) -> Array:
+        c = h.shape[-1]
+        return self.residual(h, c, "down") if self.net.filter else Conv(c, 3, 2, dtype=self.net.dtype)(h)
+
+    def double(self, h: Array) -> Array:
+        c = h.shape[-1]
+        return self.residual(h, c, "up") if self.net.filter else Conv(c, dtype=self.net.dtype)(doubled(h))
 
 
 class Classifier(nn.Module):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from jaxgen.sampling.adaptive import adaptive
 from jaxgen.sampling.codes import in_codes, mix
+from jaxgen.sampling.consistency import consistency, jumping
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.directions import analogy, boundary, factors, principal
@@ -22,7 +24,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, stopped, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -72,17 +74,21 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "dpmpp_2m": multistep,
     "dpmpp_2m_sde": partial(multistep, eta=1.0),
     "dpmpp_3m": partial(multistep, order=3),
+    "consistency": consistency,
+    "mean_flow": lambda process: jumping(ddim(process)),
 }
 UNMASKING: dict[str, Callable[[Process], Solver]] = {"unmask": unmask, "confident": confident}
 
 
 def named(model: Model, solver: str | None, steps: int) -> Sampler:
     """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip; of
-    none, the first one for its process, DDIM or `unmask`."""
+    none, the first one for its process, DDIM or `unmask`; "adaptive" chooses its own steps."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
     there = SOLVERS if process.mask is None else UNMASKING  # type: ignore[union-attr]
     name = next(iter(there)) if solver is None else solver
+    if name == "adaptive" and there is SOLVERS:
+        return adaptive(process, clip=process.clip)  # type: ignore[union-attr, arg-type]
     kind = "" if name not in (SOLVERS | UNMASKING) else " for this model's process"
     check(name in there, f"unknown sampler {name!r}{kind}: choose one of {', '.join(there)}")
     return iterate(there[name](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
@@ -93,6 +99,7 @@ __all__ = [
     "UNMASKING",
     "Options",
     "Times",
+    "adaptive",
     "along",
     "analogy",
     "arithmetic",
@@ -105,6 +112,7 @@ __all__ = [
     "compose",
     "conditions",
     "confident",
+    "consistency",
     "cosine",
     "custom",
     "ddim",
@@ -122,6 +130,7 @@ __all__ = [
     "interpolate",
     "invert",
     "iterate",
+    "jumping",
     "karras",
     "latent_shape",
     "lerp",
@@ -144,6 +153,7 @@ __all__ = [
     "sample",
     "slerp",
     "standing",
+    "stopped",
     "stream",
     "travel",
     "traverse",

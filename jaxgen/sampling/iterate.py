@@ -100,6 +100,16 @@ def iterate(solver: Solver, times: Times, clip: float | Array = float("inf"), *,
     return Partial(_walk(steps), solver, times, jnp.asarray(clip, jnp.float32))
 
 
+def stopped(sampler: Sampler, steps: int) -> Sampler:
+    """The same sampler, which ends after `steps` of its steps and gives x_t as it is there; nothing is compiled anew.
+    InputError for one that is none of `iterate`, and for more steps than it has."""
+    parts = getattr(sampler, "args", ())
+    check(len(parts) == 3 and isinstance(parts[1], Times), "a sampler of `iterate` can be stopped, this is another one")
+    solver, times, clip = parts
+    check(0 <= steps <= int(times.count), f"this sampler takes 0 to {int(times.count)} steps, not {steps}")
+    return Partial(_walk(None), solver, times._replace(count=jnp.asarray(steps, jnp.int32)), clip)
+
+
 @cache
 def _walk(steps: int | None) -> Callable:
     """One function for each number of steps, so that two samplers of it share what is compiled."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen import data
-from jaxgen.data import attributes
+from jaxgen.data import attributes, captions
 from jaxgen.data.dataset import in_memory
 from jaxgen.types import InputError
 
@@ -109,3 +109,31 @@ def test_mnist_s_attributes_halve_it(mnist_dir):
     digit = data.load("mnist", "train[:2000]", data_dir=mnist_dir).take(np.arange(2000)).condition
     loops = [batch.condition[digit == d, 4].mean() for d in (0, 1, 7)]
     assert loops[0] > 0.8 and max(loops[1:]) < 0.05
+
+
+def test_every_picture_has_a_caption_and_some_combinations_are_never_seen(mnist_dir):
+    train, test = (data.load("mnist_captions", f"{s}[:3000]", data_dir=mnist_dir) for s in ("train", "test"))
+    tokens = train.take(np.arange(3000)).condition
+    assert tokens.shape == (3000, captions.LENGTH) and tokens.min() >= 1 and tokens.max() == len(train.classes)
+    found = captions.described(train.take(np.arange(3000)).x, data.load("mnist").take(np.arange(3000)).condition)
+    for row, own in zip(found[:50], tokens, strict=False):
+        assert captions.caption(row) == " ".join(train.classes[i - 1] for i in own)
+    for column in (0, 2):  # terciles of all training pictures
+        assert np.abs(np.bincount(found[:, column]) / 3000 - 1 / 3).max() < 0.04
+    parts = [data.load("mnist_captions", "test[:3000]", part=part, data_dir=mnist_dir) for part in ("seen", "unseen")]
+    assert sum(part.size for part in parts) == test.size and parts[1].size > 150
+    written = [" ".join(parts[0].classes[i - 1] for i in own) for own in parts[0].take(np.arange(parts[0].size))[1]]
+    assert not [one for one in written if "thick two" in one or "seven leaning left" in one]
+    assert any("thin two" in one for one in written) and any("six leaning left" in one for one in written)
+    with pytest.raises(InputError, match="parts all, seen and unseen"):
+        data.load("mnist_captions", part="some", data_dir=mnist_dir)
+
+
+def test_a_caption_says_what_is_drawn():
+    drawn = np.concatenate([line(0.5), line(-0.5, 4), line(0.1)])
+    found = [captions.caption(row) for row in captions.described(drawn, np.array([1, 7, 0]))]
+    assert found == ["a thin one leaning right", "a thick seven leaning left", "a thin zero standing upright"]
+    assert list(captions.unseen(np.array([[0, 7, 0], [0, 6, 2], [1, 2, 2], [0, 2, 1]]))) == [True, False, True, False]
+    assert (
+        len({captions.caption(row) for row in captions.every()}) == 90 and captions.unseen(captions.every()).sum() == 6
+    )

@@ -221,7 +221,7 @@ def test_a_module_without_train_or_a_place_for_a_condition_serves_where_there_is
         ),
         (lambda: run(MLP((3,)), X, None, X), "MLP takes x, condition, train, it is given 3 inputs"),
         (lambda: run(Careless(), X), "Careless changes its statistics outside training .*=not train"),
-        (lambda: run(Random(), X, train=True), "Random draws random numbers .*leave dropout out"),
+        (lambda: run(Random(), X, train=True), "Random draws random numbers .*use jaxgen.nets.layers.Dropout"),
         (lambda: network(Conv(3)).apply(*network(Conv(3)).init(KEY, IMAGES), IMAGES[..., :2]), "do not fit .*kernel"),
         (lambda: network(Plain()).apply({}, {}, X), "the parameters of Plain do not fit its inputs"),
         (lambda: network(Ordinary()).apply(ordinary_params(), {}, IMAGES), "of Ordinary do not fit"),

@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from jaxgen import Experiment, data, families, sampling
-from jaxgen.conditions import labels
+from jaxgen.conditions import labels, text
 from jaxgen.data import noise
 from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
@@ -17,13 +17,16 @@ from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network
 from jaxgen.nets.codes import CodeTransformer, PixelCNN, flat_posterior, of_flat
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator, PatchCritic
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.heads import AutoencoderCritic
 from jaxgen.nets.layers import Conv, Dense
 from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from jaxgen.nets.mlp import MLP, MLPDenoiser
+from jaxgen.nets.network import with_encoder
 from jaxgen.nets.norms import Referenced, VirtualBatchNorm
 from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
 from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
+from jaxgen.nets.text import TextEncoder
 from jaxgen.nets.weights import spectral
 from jaxgen.processes import absorbing as masking
 from jaxgen.processes import cosine
@@ -31,6 +34,7 @@ from jaxgen.processes import flow as straight
 from jaxgen.types import Batch, Model, Seen
 
 SHAPE = (8, 8, 1)
+WORDS = ("a", "one", "two", "thick")
 
 
 def mlp_vae(objective=None):
@@ -132,6 +136,15 @@ def flow():
     return families.diffusion(network(MLPDenoiser(64, 1)), process, (2,), sampler=sampler, **values)
 
 
+def written():
+    """Of words and of dropout: a DiT that attends to a text."""
+    process = cosine()
+    encoder, denoiser = TextEncoder(len(WORDS), 8, 1, 2, dropout=0.2), DiT(4, 8, 1, 2, dropout=0.2)
+    both, sampler = with_encoder(network(denoiser), network(encoder)), sampling.ddim(process)
+    condition, sampler = text(WORDS, 3), sampling.iterate(sampler, sampling.uniform(4), clip=1.0)
+    return families.diffusion(both, process, SHAPE, sampler=sampler, condition=condition, prediction="v")
+
+
 def nets(*outputs: int):
     """Perceptrons with so many outputs, the last of an image."""
     return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
@@ -201,7 +214,8 @@ def denoising():
 class Kind(NamedTuple):
     """make   gives the model
     order  the turns of its players
-    data   "images", those of three "classes", "labelled" ones of which some have no label, or labelled "points"
+    data   "images", those of three "classes", "labelled" ones of which some have no label, those with a "text", or
+           labelled "points"
     cache  what a frozen autoencoder gives is computed once
     """
 
@@ -221,6 +235,7 @@ ZOO = {
     "minibatch": Kind(minibatch),
     "big": Kind(big, data="classes"),
     "diffusion": Kind(diffusion, data="points"),
+    "text": Kind(written, data="text"),
     "flow": Kind(flow, data="points"),
     "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
     "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
@@ -247,6 +262,8 @@ def examples(kind: str, shape: tuple[int, ...]) -> Batch:
     if kind == "points":
         return Batch(rng.normal(size=(*shape, 2)).astype(np.float32), rng.integers(0, 3, shape, dtype=np.int32))
     x = rng.integers(0, 256, (*shape, *SHAPE), dtype=np.uint8)
+    if kind == "text":
+        return Batch(x, rng.integers(1, 1 + len(WORDS), (*shape, 3), dtype=np.int32) * np.array([1, 1, 0], np.int32))
     least = {"classes": 0, "labelled": -1}.get(kind)
     return Batch(x) if least is None else Batch(x, rng.integers(least, 3, shape, dtype=np.int32))
 
@@ -261,7 +278,7 @@ def experiment(*, family: str = "ladder", steps: int = 120, save_every: int = 10
     """
     kind = ZOO[family]
     batch, model = examples(kind.data, (256,)), kind.make()
-    classes = () if batch.condition is None else tuple("012")
+    classes = () if batch.condition is None else WORDS if kind.data == "text" else tuple("012")
     noises = data.in_memory("noise", "train", batch.x, batch.condition, classes=classes)
     optimizers = {player: optax.adam(1e-3) for player in model.game.losses}
     every = {"log_every": 10, "sample_every": 10**6, "save_every": save_every, "cache": kind.cache}
