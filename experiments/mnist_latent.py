@@ -2,17 +2,25 @@
 
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --stage autoencoder --workdir runs/mnist_kl
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --start autoencoder=runs/mnist_kl
-TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --stage autoencoder --critic --workdir runs/mnist_kl_critic
-TFDS_DATA_DIR=... jaxgen train experiments/mnist_latent.py --start autoencoder=runs/mnist_kl_critic --workdir runs/...
+jaxgen train experiments/mnist_latent.py --stage autoencoder --critic --start vae=runs/mnist_kl --workdir runs/sharp
+TFDS_DATA_DIR=... python experiments/mnist_latent.py runs/mnist_kl      test pictures beside their reconstructions
+
+The third command goes on with a critic where the first one ended. The last one takes any of these runs, draws
+reconstructions.png and writes 1,000 reconstructions to reconstructions.npz, for `jaxgen evaluate --fakes`.
 """
 
 import math
+import sys
+from pathlib import Path
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxgen import Experiment, data, families
+from jaxgen import Experiment, data, families, sampling, viz
 from jaxgen.conditions import labels
+from jaxgen.data.pipeline import normalize
 from jaxgen.losses.evidence import elbo
 from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network
@@ -20,7 +28,9 @@ from jaxgen.nets.codes import ConvGridDecoder, ConvGridEncoder, flat_posterior, 
 from jaxgen.nets.conv import PatchCritic
 from jaxgen.nets.unet import UNet
 from jaxgen.processes import cosine
+from jaxgen.runs import load_run
 from jaxgen.sampling import ddim, iterate, uniform
+from jaxgen.types import Batch
 
 
 def experiment(
@@ -32,7 +42,7 @@ def experiment(
     features: int = 2,
     beta: float = 0.2,
     critic: bool = False,
-    critic_start: int = 200,
+    critic_start: int = 0,
     width: int = 64,
     cache: bool = True,
 ) -> Experiment:
@@ -78,3 +88,17 @@ def experiment(
     model = families.latent(families.in_grid(autoencoder(bernoulli()), shape), codes)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps, cache=cache)
+
+
+def main(workdir: str) -> None:
+    """Write reconstructions of 1,000 test pictures, and a picture of the first 40 beside theirs."""
+    run, folder = load_run(workdir), Path(workdir)
+    x = normalize(Batch(jnp.asarray(data.load("mnist", split="test").take(np.arange(1000)).x))).x
+    again = sampling.reconstruct(run.experiment.model, run.state, x)
+    pairs = jnp.stack([x[:40], again[:40]], axis=1).reshape(-1, *x.shape[1:])
+    print(viz.save_picture(folder / "reconstructions.png", np.asarray(pairs), 10))
+    print(viz.save_arrays(folder / "reconstructions.npz", x=np.asarray(viz.to_uint8(again))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

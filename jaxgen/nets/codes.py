@@ -93,12 +93,12 @@ def flat_posterior(encoder: Network) -> Network:
     """An encoder's [B, h, w, 2 d] as mu and log sigma^2 of h w d numbers in a row, [B, 2 h w d]: what `families.vae`
     takes of a grid of latents."""
 
-    def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Array, Tree]:
-        h, stats = encoder.apply(params, stats, *inputs, train=train)
+    def apply(params: Tree, stats: Tree, *inputs: Any, **options: Any) -> tuple[Array, Tree]:
+        h, stats = encoder.apply(params, stats, *inputs, **options)
         parts = jnp.split(h, 2, axis=-1)
         return jnp.concatenate([part.reshape(h.shape[0], -1) for part in parts], axis=-1), stats
 
-    return Network(encoder.init, apply)
+    return encoder._replace(apply=apply)
 
 
 def of_flat(decoder: Network, shape: Sequence[int]) -> Network:
@@ -107,9 +107,9 @@ def of_flat(decoder: Network, shape: Sequence[int]) -> Network:
     def grid(z: Array) -> Array:
         return z.reshape(z.shape[0], *shape)
 
-    return Network(
-        lambda key, z, *rest: decoder.init(key, grid(z), *rest),
-        lambda params, stats, z, *rest, train=False: decoder.apply(params, stats, grid(z), *rest, train=train),
+    return decoder._replace(
+        init=lambda key, z, *rest: decoder.init(key, grid(z), *rest),
+        apply=lambda params, stats, z, *rest, **options: decoder.apply(params, stats, grid(z), *rest, **options),
     )
 
 
