@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -24,18 +26,26 @@ class Network(NamedTuple):
     apply: Callable[..., tuple[Any, Tree]]
 
 
-def network(module: nn.Module) -> Network:
-    """The network of any Linen module `__call__(*inputs, train)`.
+def network(module: Any) -> Network:
+    """The network of any Linen module `__call__(*inputs, train)`; or of an NNX one, or a function rngs -> one, see
+    `nets.nnx.of_nnx`.
 
     `train` is passed where the module takes an argument of that name, as its last one. A condition of None is left out
     where the module has no place for it. Parameters begin as the module's own initialisers give them; those of
     `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
 
-    InputError for what is no Linen module, for inputs that its `__call__` does not take or that do not fit the
+    InputError for what is no module of Flax, for inputs that its `__call__` does not take or that do not fit the
     parameters, and for a module that draws random numbers or changes its statistics outside training.
     """
-    check(isinstance(module, nn.Module), f"network() takes a module of flax.linen, not a {type(module).__name__}")
-    call = _signature(module)
+    if _is_nnx(module):
+        from jaxgen.nets.nnx import of_nnx
+
+        return of_nnx(module)
+    what = (
+        f"network() takes a module of flax.linen or flax.nnx, or a function rngs -> one, not a {type(module).__name__}"
+    )
+    check(isinstance(module, nn.Module), what)
+    call = signature(module)
 
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
         with _in_one_line(module):
@@ -52,6 +62,16 @@ def network(module: nn.Module) -> Network:
             return module.apply(variables, *inputs, **call.training(train)), stats
 
     return Network(init, apply)
+
+
+def _is_nnx(module: Any) -> bool:
+    """Whether it is an NNX module, or makes one: a function, or a class of NNX. Only who has one has imported NNX."""
+    nnx = sys.modules.get("flax.nnx")
+    if inspect.isfunction(module) or isinstance(module, functools.partial):
+        return True
+    return nnx is not None and (
+        isinstance(module, nnx.Module) or (inspect.isclass(module) and issubclass(module, nnx.Module))
+    )
 
 
 def unconditioned(net: Network) -> Network:
@@ -89,7 +109,8 @@ class _Signature(NamedTuple):
         return {"train": train} if self.train else {}
 
 
-def _signature(module: nn.Module) -> _Signature:
+def signature(module: Any) -> _Signature:
+    """What the `__call__` of a module takes."""
     parameters = list(inspect.signature(module.__call__).parameters.values())
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names, name = [p.name for p in by_position], type(module).__name__
