@@ -15,7 +15,7 @@ from jaxgen.types import Array, Tree, check
 
 
 def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
-    """The network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a module as it is, which
+    """The network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a module, which
     begins with its own parameters, whatever the key.
 
     Its `nnx.Param`s are trained; all its other variables, such as batch statistics, are its statistics. `train` sets it
