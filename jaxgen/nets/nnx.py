@@ -29,7 +29,7 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         good = isinstance(module, nnx.Module)
         check(good, f"{_name(make)} makes a {type(module).__name__}, not a module of flax.nnx")
-        parts = nnx.split(module, nnx.Param, ...)
+        parts: Any = nnx.split(module, nnx.Param, ...)
         draws = any(isinstance(variable, nnx.RngState) for _, variable in nnx.to_flat_state(parts[2]))
         remedy = "a network is a function of its inputs: leave dropout out"
         check(not draws, f"{_name(make)} draws random numbers, and {remedy}")
@@ -50,7 +50,8 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
         output = module(*call.fitting(inputs), **call.training(train))
         if not (train and stats):
             return output, stats
-        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+        changed: Any = nnx.split(module, nnx.Param, ...)[2]
+        return output, nnx.to_pure_dict(changed)
 
     return Network(init, apply)
 
