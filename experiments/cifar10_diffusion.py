@@ -83,14 +83,8 @@ def experiment(
 def model_of(recipe: Recipe, shape: tuple[int, ...], width: int, steps: int, dtype: Any) -> Model:
     """The model of a recipe for images of that shape."""
     small: dict[str, Any] = {"multipliers": (1, 2, 2, 2), "blocks": 2, "attention_at": (16,), "dropout": 0.1}
-    song: dict[str, Any] = {
-        "multipliers": (2, 2, 2),
-        "blocks": 4,
-        "attention_at": (16,),
-        "heads": 1,
-        "scaled": True,
-        "filter": (1, 1),
-    }
+    song: dict[str, Any] = {"multipliers": (2, 2, 2), "blocks": 4, "attention_at": (16,), "heads": 1, "scaled": True}
+    song["filter"] = (1, 3, 3, 1) if recipe == "mean_flow" else (1, 1)
     straight, levels = flow(), variance_exploding(80.0)
     if recipe in ("flow", "ot_flow", "dit"):
         coupling = denoising.optimal if recipe == "ot_flow" else denoising.independent
@@ -98,7 +92,7 @@ def model_of(recipe: Recipe, shape: tuple[int, ...], width: int, steps: int, dty
         values: dict[str, Any] = {"prediction": "velocity", "times": denoising.continuous(), "coupling": coupling}
         return families.diffusion(network(net), straight, shape, sampler=adaptive(straight, 1e-4), **values)
     if recipe == "mean_flow":
-        net = network(UNet(width, dropout=0.2, fused=False, dtype=dtype, **song | {"filter": (1, 3, 3, 1)}))
+        net = network(UNet(width, dropout=0.2, fused=False, dtype=dtype, **song))
         sampler, times = iterate(jumping(ddim(straight)), uniform(1)), denoising.intervals(-0.4, 1.0, share=0.75)
         return families.mean_flow(net, shape, sampler=sampler, process=straight, times=times, power=0.75)
     net = network(UNet(width, dropout=0.2 if recipe == "ect" else 0.13, dtype=dtype, **song))
