@@ -28,9 +28,8 @@ from jaxgen.data import captions
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.features import Extractor, extract
 from jaxgen.metrics.referee import referee
-from jaxgen.nets import network
+from jaxgen.nets import network, with_encoder
 from jaxgen.nets.dit import DiT
-from jaxgen.nets.network import with_encoder
 from jaxgen.nets.text import TextEncoder
 from jaxgen.nets.unet import UNet
 from jaxgen.processes import cosine
