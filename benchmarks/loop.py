@@ -3,6 +3,7 @@
 taskset -c 1 python benchmarks/loop.py calls     steps a call, one and the same executable: a UNet, a convolutional VAE
 taskset -c 1 python benchmarks/loop.py rate      a step of `fit` against the bare step, called in a loop
 taskset -c 1 python benchmarks/loop.py start     from the start of a process to its first trained step
+taskset -c 1 python benchmarks/loop.py cached    latent diffusion of MNIST with codes computed once, or at every step
 
 All in CPU seconds of one core, system time included, so that other processes hardly count. `start` compares, in fresh
 processes: nothing kept on disk; programs kept that took a second to compile (JAX's default); all of them kept
@@ -25,7 +26,7 @@ import numpy as np
 import optax
 
 import jaxgen
-from jaxgen import families, parallel, runs, training
+from jaxgen import ahead, families, parallel, runs, training
 from jaxgen.data import in_memory, pipeline
 from jaxgen.hooks import Hook, Moment
 from jaxgen.nets import network
@@ -61,8 +62,9 @@ def prepared(exp: jaxgen.Experiment) -> tuple[Callable, training.TrainState, Cal
     batch = runs.first_batch(exp)
     shapes = parallel.template(place, make, batch)
     state = parallel.create(shapes, make, batch)
-    run = parallel.compile_step(place, partial(training.make_step, exp.game, exp.optimizers, ema=exp.ema), shapes)
-    reader = pipeline.reader(exp.data, seed=0, shape=(1, 1, exp.batch))
+    trained = ahead.computed(exp, state, place) if exp.cache else exp
+    run = parallel.compile_step(place, partial(training.make_step, trained.game, exp.optimizers, ema=exp.ema), shapes)
+    reader = pipeline.reader(trained.data, seed=0, shape=(1, 1, exp.batch))
     return run, state, lambda n: parallel.place_batch(place, reader.take(n))
 
 
@@ -108,6 +110,26 @@ def rate() -> None:
             found.append((bare, fitted(exp, steps)))
         bare, fit = 1e3 * np.median(found, axis=0)
         print(f"| {name} | {bare:.1f} | {fit:.1f} | {np.median([a / b for a, b in found]):.2f} |", flush=True)
+
+
+def cached() -> None:
+    """Seconds a step that encodes against those of one on codes that are computed once."""
+    print("| model | encoding, ms a step | cached, ms a step | encoding / cached |\n|---|---|---|---|")
+    folder = Path(__file__).parents[1] / "experiments"
+    for name, options in (("mnist_vq", {"prior": "absorbing", "frozen": True}), ("mnist_latent", {})):
+        exp, kinds, found = jaxgen.load_experiment(folder / f"{name}.py", **options), {}, {}
+        for cache in (False, True):
+            run, state, batches = prepared(exp._replace(cache=cache))
+            ready = batches(6)
+            state, _ = jax.block_until_ready(run(state, ready, np.int32(1)))
+            kinds[cache], found[cache] = [run, state, ready], []
+        for _ in range(ROUNDS):
+            for cache, (run, state, ready) in kinds.items():
+                began = time.process_time()
+                kinds[cache][1], _ = jax.block_until_ready(run(state, ready, np.int32(6)))
+                found[cache].append(1e3 * (time.process_time() - began) / 6)
+        ratio = np.median([a / b for a, b in zip(found[False], found[True], strict=True)])
+        print(f"| {name} | {np.median(found[False]):.1f} | {np.median(found[True]):.1f} | {ratio:.2f} |", flush=True)
 
 
 class Done(Exception):
@@ -165,4 +187,4 @@ def _seconds(text: str, env: dict[str, str]) -> float:
 
 
 if __name__ == "__main__":
-    {"calls": calls, "rate": rate, "start": start}[sys.argv[1]]()
+    {"calls": calls, "rate": rate, "start": start, "cached": cached}[sys.argv[1]]()

@@ -11,15 +11,12 @@ objective has one setting, that of its own paper or else Adam at 2e-4 with beta_
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -32,55 +29,27 @@ from jaxgen.metrics.evaluation import extractor_for
 from jaxgen.metrics.features import extract
 from jaxgen.nets import network
 from jaxgen.nets.heads import AutoencoderCritic
-from jaxgen.nets.layers import Conv, ConvTranspose, Dense
-from jaxgen.nets.norms import BatchNorm
-from jaxgen.nets.primitives import constant_std
+from jaxgen.nets.infogan import InfoGANCritic, InfoGANGenerator
+from jaxgen.nets.layers import Conv, Dense
+from jaxgen.nets.primitives import std_init
 from jaxgen.optimizers import clip_weights
 from jaxgen.types import Array, Tree
 
 Objective = Literal["minimax", "non_saturating", "lsgan", "wgan", "wgan_gp", "dragan", "began"]
-SMALL = constant_std(0.02)
 EPOCH, BATCH, LATENT = 50_000, 64, 64
-
-
-class Generator(nn.Module):
-    """z [B, D] -> image: InfoGAN's (Chen et al. 2016, arXiv:1606.03657, table 1)."""
-
-    shape: Sequence[int]
-
-    @nn.compact
-    def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
-        height, width, channels = self.shape
-        small = (height // 4, width // 4, 128)
-        h = nn.relu(BatchNorm()(Dense(1024, kernel_init=SMALL)(z), train))
-        h = nn.relu(BatchNorm()(Dense(math.prod(small), kernel_init=SMALL)(h), train)).reshape(-1, *small)
-        h = nn.relu(BatchNorm()(ConvTranspose(64, kernel_init=SMALL)(h), train))
-        return jnp.tanh(ConvTranspose(channels, kernel_init=SMALL)(h))
-
-
-class Critic(nn.Module):
-    """Image -> score: InfoGAN's; norm: batch normalisation, which penalties on each image's gradient forbid."""
-
-    norm: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
-        leaky = partial(nn.leaky_relu, negative_slope=0.2)
-        norm = (lambda h: BatchNorm()(h, train)) if self.norm else lambda h: h
-        h = leaky(Conv(64, 4, 2, kernel_init=SMALL)(x))
-        h = leaky(norm(Conv(128, 4, 2, kernel_init=SMALL)(h)))
-        h = leaky(norm(Dense(1024, kernel_init=SMALL)(h.reshape(h.shape[0], -1))))
-        return Dense(1, kernel_init=SMALL)(h)[:, 0]
+SCALED = std_init(2.0)
 
 
 class Encoder(nn.Module):
     """BEGAN's critic is an autoencoder; its first half."""
 
+    width: int
+
     @nn.compact
     def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
-        h = nn.elu(Conv(64, 4, 2, kernel_init=SMALL)(x))
-        h = nn.elu(Conv(128, 4, 2, kernel_init=SMALL)(h))
-        return Dense(64, kernel_init=SMALL)(h.reshape(h.shape[0], -1))
+        h = nn.elu(Conv(self.width, 4, 2, kernel_init=SCALED)(x))
+        h = nn.elu(Conv(2 * self.width, 4, 2, kernel_init=SCALED)(h))
+        return Dense(LATENT)(h.reshape(h.shape[0], -1))
 
 
 class Choice(NamedTuple):
@@ -105,7 +74,12 @@ CHOICES = {
 
 
 def experiment(
-    *, objective: Objective = "non_saturating", name: str = "mnist", epochs: int = 20, averaged: bool = False
+    *,
+    objective: Objective = "non_saturating",
+    name: str = "mnist",
+    epochs: int = 20,
+    width: int = 64,
+    averaged: bool = False,
 ) -> Experiment:
     """A GAN with InfoGAN's networks.
 
@@ -113,12 +87,16 @@ def experiment(
         objective: what the players minimise
         name: of a data set, mnist or fashion_mnist
         epochs: times 50,000 images, by turns of the generator
+        width: channels at half the size, 64 in the published networks
         averaged: average the parameters, as the published comparison does not
     """
     images, choice = data.load(name), CHOICES[objective]
-    critic = AutoencoderCritic(Encoder(), Generator(images.shape), 1) if objective == "began" else Critic(choice.norm)
+    critic, generator = InfoGANCritic(width, norm=choice.norm, slope=0.2), InfoGANGenerator(images.shape, width)
+    if objective == "began":  # its generator is the same network as its critic's decoder, without batch normalisation
+        generator = InfoGANGenerator(images.shape, width, norm=False)
+        critic = AutoencoderCritic(Encoder(width), generator, 1)
     model = families.gan(
-        network(Generator(images.shape)),
+        network(generator),
         network(critic),
         Codes(0, continuous=LATENT),
         objective=choice.loss,
@@ -164,6 +142,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=["mnist"])
     parser.add_argument("--extractors", nargs="+", default=["classifier", "inception"])
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--samples", type=int, default=10_000)
     chosen = parser.parse_args()
@@ -171,7 +150,8 @@ def main() -> None:
         extractors = {kind: extractor_for(kind, data.load(name)) for kind in chosen.extractors}
         for objective in chosen.objectives:
             for seed in range(chosen.seeds):
-                exp = experiment(objective=objective, name=name, epochs=chosen.epochs)._replace(seed=seed)
+                settings = {"objective": objective, "name": name, "epochs": chosen.epochs, "width": chosen.width}
+                exp = experiment(**settings)._replace(seed=seed, name=f"{name}-{objective}")
                 folder = chosen.out / f"{name}-{objective}-{seed}"
                 state = fit(exp, folder, progress=False)
                 found = distances(exp, state, chosen.samples, extractors)

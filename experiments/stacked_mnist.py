@@ -96,9 +96,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     chosen = parser.parse_args()
     extractor = referee(data.load("mnist"), data.load("mnist", "test"))
-    curves = []
     for objective in chosen.objectives:
-        points = []
+        rows = []
         for steps in range(chosen.every, chosen.steps + 1, chosen.every):
             exp = experiment(objective=objective, steps=steps, width=chosen.width)._replace(name=objective)
             state = fit(exp, chosen.out / objective, progress=False)  # goes on from the last count
@@ -106,10 +105,20 @@ def main() -> None:
             (found, sure), seen = modes(images, extractor), steps * exp.batch
             row = {"objective": objective, "images": seen, "modes": found.modes, "kl": found.kl, "sure": sure}
             print(json.dumps(row), flush=True)
-            points.append((float(seen), float(found.modes), 0.0))
+            rows.append(row)
+            (chosen.out / f"{objective}.json").write_text(json.dumps(rows))
             viz.save_picture(chosen.out / f"{objective}.png", images[:64], 16)
-        curves.append(viz.Curve(objective, points))
-    print(viz.save_panels(chosen.out / "modes.png", [viz.Panel("images seen", "modes of 1,000", curves)]))
+    print(draw(chosen.out))
+
+
+def draw(folder: Path) -> Path:
+    """The curves of all the objectives that were counted in a folder."""
+    curves = []
+    for file in sorted(folder.glob("*.json")):
+        points = [(float(row["images"]), float(row["modes"]), 0.0) for row in json.loads(file.read_text())]
+        curves.append(viz.Curve(file.stem, points))
+    panel = viz.Panel("images seen", "modes of 1,000", curves, log="")
+    return viz.save_panels(folder / "modes.png", [panel])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxgen.exports import export_model, load_exported, load_weights, save_weights
     from jaxgen.loop import fit, fit_stages
     from jaxgen.metrics.evaluation import evaluate, samples
     from jaxgen.runs import Experiment, load, load_experiment
@@ -38,10 +39,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Experiment": "runs",
+    "export_model": "exports",
     "fit": "loop",
     "fit_stages": "loop",
     "load": "runs",
     "load_experiment": "runs",
+    "load_exported": "exports",
+    "load_weights": "exports",
+    "save_weights": "exports",
     "evaluate": "metrics.evaluation",
     "samples": "metrics.evaluation",
     "along": "sampling",
@@ -72,6 +77,7 @@ __all__ = [
     "boundary",
     "encode",
     "evaluate",
+    "export_model",
     "fit",
     "fit_stages",
     "generate",
@@ -81,12 +87,15 @@ __all__ = [
     "invert",
     "load",
     "load_experiment",
+    "load_exported",
+    "load_weights",
     "manifold",
     "mix",
     "reconstruct",
     "sample",
     "samples",
     "save_picture",
+    "save_weights",
     "traverse",
 ]
 

@@ -46,9 +46,10 @@ def load(start: Start, shapes: TrainState) -> Graft:
     """The trees that a state of these shapes begins with, averaged ones where there are any. InputError for runs whose
     networks are others.
 
-    All of a run: its parameters and its `extra` have to be those of the new one. One group g: all of the donor's
-    parameters where they fit (an autoencoder under a latent model), else the donor's own group of that name; with the
-    part of `extra` that belongs to them, where both have it.
+    All of a run: its parameters and its `extra` have to be those of the new one. One group g: the donor's groups that
+    are in it, where they fit (an autoencoder under a latent model, without the critic that it was trained with; a
+    student that becomes a teacher, without its own), else the donor's own group of that name; with the part of `extra`
+    that belongs to them, where both have it.
     """
     check(bool(start), "nothing is given to start from: give the folder of a run")
     if not isinstance(start, Mapping):
@@ -87,10 +88,19 @@ def _group(group: str, path: str | Path, shapes: TrainState) -> tuple[Tree, Tree
     donor = _donor(path)
     params, extra = weights(donor.state)
     wanted = shapes.params[group]
-    if _fits(params, wanted):
-        return params, _extra(extra, group, shapes)
+    named = _named(params, wanted)
+    if _fits(named, wanted):
+        own = shapes.extra.get(group) if isinstance(shapes.extra, Mapping) else None
+        return named, _extra(_named(extra, own), group, shapes)
     check(group in params and _fits(params[group], wanted), _misfit(group, donor, params, wanted))
     return params[group], _extra(extra.get(group) if isinstance(extra, Mapping) else None, group, shapes)
+
+
+def _named(tree: Tree, wanted: Tree) -> Tree:
+    """The parts of a dictionary that another one has, too; anything else as it is."""
+    if not (isinstance(tree, Mapping) and isinstance(wanted, Mapping)):
+        return tree
+    return {name: part for name, part in tree.items() if name in wanted}
 
 
 def _extra(extra: Tree, group: str, shapes: TrainState) -> Tree:

@@ -9,6 +9,7 @@ jaxgen.fit(exp, hooks=[Hook(100, norm)])
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import checkpoint, conditions, parallel, viz
+from jaxgen import checkpoint, conditions, exports, parallel, runs, viz
 from jaxgen.data import normalize
 from jaxgen.errors import notice
 from jaxgen.records import Records
@@ -26,6 +27,7 @@ from jaxgen.sampling import sample
 from jaxgen.types import InputError, TrainState, Tree
 
 POINTS = 1024  # samples of a picture of points
+FIRST_PICTURE = 30.0  # seconds from the start, compiling included, after which the first one is drawn
 
 
 class Moment(NamedTuple):
@@ -50,17 +52,24 @@ class Hook(NamedTuple):
     """every   steps between calls; it is called after the last step too
     call    (moment) -> numbers for the record of this step, or None; in a run of several processes all of them call it
     also    "stop": also when a signal stops the run; "any": also then, and whenever another hook is called
+    ready   () -> whether it is to be called now, before its time; asked of runs of one process after each compiled call
     """
 
     every: int
     call: Callable[[Moment], Mapping[str, float] | None]
     also: str = ""
+    ready: Callable[[], bool] = lambda: False
 
 
 def due(hooks: Sequence[Hook], step: int, last: int, stop: bool) -> list[Hook]:
     """The hooks to call after a step, in order; last: of the run; stop: a signal stops it here."""
     now = [step % hook.every == 0 or step == last or (stop and hook.also != "") for hook in hooks]
-    return [hook for hook, its_turn in zip(hooks, now, strict=True) if its_turn or (hook.also == "any" and any(now))]
+    early = [jax.process_count() == 1 and hook.ready() for hook in hooks]
+    return [
+        hook
+        for hook, its_turn, before in zip(hooks, now, early, strict=True)
+        if its_turn or before or (hook.also == "any" and any(now))
+    ]
 
 
 def steps_until(hooks: Sequence[Hook], step: int, last: int) -> int:
@@ -128,14 +137,43 @@ def score(best: Any, every: int) -> Hook:
 
 
 def draw(every: int) -> Hook:
-    """A picture of samples; after the last step also as samples.png."""
+    """A picture of samples; after the last step also as samples.png. The first one is drawn after `FIRST_PICTURE`
+    seconds; a signal that stops the run gets one, too, where that is quick since one has been drawn before."""
+    began, drawn = time.monotonic(), []
 
     def call(moment: Moment) -> None:
+        on_time = moment.step % every == 0 or moment.step == moment.exp.steps
+        if not (on_time or drawn or ready()):
+            return  # a signal, which does not wait for the sampler to be compiled
+        first = ready() and not on_time
+        drawn.append(moment.step)
         last = [final_picture(moment.folder)] if moment.step == moment.exp.steps else []
         with going_on(f"there is no picture of step {moment.step}"):
-            picture(moment, moment.folder / "samples" / f"step_{moment.step:08d}.png", *last)
+            path = moment.folder / "samples" / f"step_{moment.step:08d}.png"
+            picture(moment, path, *last)
+            if first and moment.chief:
+                notice(f"jaxgen: a first picture: {path}")
 
-    return Hook(every, call)
+    def ready() -> bool:
+        return not drawn and time.monotonic() - began > FIRST_PICTURE
+
+    return Hook(every, call, also="stop", ready=ready)
+
+
+def keep_sampler() -> Hook:
+    """Of a run without a source, after its last step and when a signal stops it: what `jaxgen.load` reads instead."""
+
+    def call(moment: Moment) -> None:
+        exp = moment.exp
+        try:
+            exports.export_model(exp.model, moment.state, moment.folder / exports.KEPT, exp.data)
+        except Exception as error:  # of functions of the user's own, which may do what cannot be lowered
+            reason = (str(error).splitlines() or [""])[0][:200]
+            notice(
+                f"jaxgen: note: {moment.folder} cannot be loaded without its code ({type(error).__name__}: {reason})"
+            )
+
+    return Hook(runs.MOST, call, also="stop")
 
 
 def aside(hook: Hook, records: Records) -> Hook:
@@ -176,7 +214,7 @@ def no_picture(exp: Experiment) -> str:
     shape = exp.data.shape
     if not exp.draws:
         return "it draws no samples"
-    drawable = shape == (2,) or (len(shape) == 3 and shape[-1] in (1, 3))
+    drawable = shape == (2,) or (len(shape) == 3 and shape[-1] in viz.CHANNELS)
     return "" if drawable else f"there is no picture of samples of shape {shape}"
 
 

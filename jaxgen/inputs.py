@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,9 @@ def check_name(what: str, text: str) -> None:
     """InputError for a word that names nothing: an empty one, and what no file system takes in a path."""
     check(text != "", f"{what} is empty: give a name, or leave it out")
     check("\0" not in text, f"{what} has a NUL character: give a name without")
+    remote = re.match(r"(gs|s3|az|abfs|hdfs|https?)://?", text)
+    remedy = "mount it and give its folder, or copy the finished run there"
+    check(remote is None, f"{what}, {text[:60]}, is no folder or file of this machine: {remedy}")
     try:
         parts = [part.encode() for part in text.replace(",", "/").replace("=", "/").split("/")]
     except UnicodeEncodeError:

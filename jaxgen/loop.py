@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
+from jaxgen import accelerators, ahead, checkpoint, compile_cache, files, grafts, parallel, runs, signals, training
 from jaxgen.data import Dataset, pipeline
 from jaxgen.errors import notice
 from jaxgen.grafts import Graft, Start
@@ -26,6 +26,7 @@ from jaxgen.hooks import (
     draw,
     due,
     final_picture,
+    keep_sampler,
     look,
     missing_picture,
     no_picture,
@@ -90,6 +91,7 @@ def fit(
     and InputError for a folder of another run, or one in which another process trains.
     """
     compile_cache.enable()
+    accelerators.say()
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)
     order = _check(exp, place, hooks)
     runs.check_folder(folder)
@@ -111,7 +113,8 @@ def fit(
         found = checkpoint.restore(store, shapes, report=notice)
         state, step = found or (_begun(exp, parallel.create(shapes, make, batch), graft), 0)
         records = closing.enter_context(Records(folder, step, exp.steps, _step_size(exp), progress, write=chief))
-        calls = closing.enter_context(_calls(exp, place, shapes, step, _Reports(folder, store, records, order)))
+        trained = ahead.computed(exp, state, place) if exp.cache else exp
+        calls = closing.enter_context(_calls(trained, place, shapes, step, _Reports(folder, store, records, order)))
         best = None if scoring is None else _best(exp, folder, scoring, place, chief)
         if best is not None:
             closing.push(partial(_close, best.store))
@@ -220,6 +223,7 @@ def _check(exp: Experiment, place: parallel.Layout, own: Sequence[Hook]) -> tupl
         exp.batch % (exp.accumulate * place.devices) == 0,
         f"batch {exp.batch} is no multiple of accumulate {exp.accumulate} times {place.devices} devices: change one",
     )
+    check(exp.game.ahead is not None or not exp.cache, f"nothing of {exp.name} can be cached: it has no frozen encoder")
     order = training.play_order(exp.game, exp.order)
     runs.check_data(exp)
     return order
@@ -276,6 +280,7 @@ def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own
         record(records, exp.log_every),
         watch(store, exp.log_every),
         save(store, exp.save_every),
+        *([aside(keep_sampler(), records)] if exp.draws and not exp.code and jax.process_count() == 1 else []),
         *drawn,
     ]
 

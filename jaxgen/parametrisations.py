@@ -19,6 +19,9 @@ def as_they_are(a: Array, s: Array, x_t: Array, t: Array) -> tuple[Array, Array]
     return x_t, t
 
 
+CLOCK = 1000.0  # to which the networks here count the time from 0 to 1
+
+
 class Parametrisation(NamedTuple):
     """target  (a, s, x_0, eps) -> what the network should give
     to_x0   (a, s, x_t, output) -> the x_0 that an output stands for, linear in it
@@ -38,7 +41,8 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
         c_skip = d^2 / (S^2 + d^2), c_out = S d / sqrt(S^2 + d^2), c_in = 1 / sqrt(S^2 + d^2), c_noise = log(S) / 4,
 
     d = sigma_data the standard deviation of the data: the network's input and its target have variance 1 at every level
-    (Karras et al. 2022, arXiv:2206.00364, eq. 7 and 8 and table 1). Its unweighted error is EDM's weighted loss.
+    (Karras et al. 2022, arXiv:2206.00364, eq. 7 and 8 and table 1). Its unweighted error is EDM's weighted loss. The
+    network is given c_noise / 1000, which networks that count the time to 1000 take for c_noise.
     """
     check(sigma_data > 0, f"the standard deviation of the data must be positive, it is {sigma_data}")
     d2 = sigma_data**2
@@ -53,7 +57,7 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
         return s / a * sigma_data / length(s / a)
 
     def inputs(a: Array, s: Array, x_t: Array, t: Array) -> tuple[Array, Array]:
-        return x_t / a / length(s / a), jnp.reshape(jnp.log(s / a) / 4.0, t.shape)
+        return x_t / a / length(s / a), jnp.reshape(jnp.log(s / a) / 4.0 / CLOCK, t.shape)
 
     return Parametrisation(
         lambda a, s, x0, eps: (x0 - skip(s / a) * (x0 + s / a * eps)) / out(a, s),

@@ -7,11 +7,12 @@ argument.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxgen.types import Array, Process, check
+from jaxgen.types import Array, Predict, Process, check
 
 
 def from_betas(betas, clip: float = 1.0) -> Process:
@@ -56,11 +57,46 @@ def sigmoid(
     return from_betas(np.clip(1.0 - f[1:] / f[:-1], 1e-12, 0.999), clip)
 
 
+def log_linear(first: float = 14.0, last: float = -10.0, *, clip: float = 1.0) -> Process:
+    """log SNR(t) = first + (last - first) t with alpha^2 + sigma^2 = 1: the schedule on which the mean squared error of
+    eps at times uniform on [0, 1] is the variational bound in continuous time, up to a factor and a constant (Kingma et
+    al. 2021, arXiv:2107.00630, eq. 18 and appendix F.2, "linear"). At t = 0 there is still noise of e^(-first / 2)."""
+    check(first > last, f"the log-SNR falls from first to last, not from {first} to {last}")
+    ends = jnp.asarray([first, last], jnp.float32)
+    functions = (Partial(_log_linear_alpha, ends), Partial(_log_linear_sigma, ends), Partial(_log_linear_time, ends))
+    return Process(*functions, clip=jnp.asarray(clip, jnp.float32))
+
+
+def _log_linear_alpha(ends: Array, t: Array) -> Array:
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(ends[0] + (ends[1] - ends[0]) * t))
+
+
+def _log_linear_sigma(ends: Array, t: Array) -> Array:
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(-ends[0] - (ends[1] - ends[0]) * t))
+
+
+def _log_linear_time(ends: Array, log_snr: Array) -> Array:
+    return jnp.clip((log_snr - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0)
+
+
 def flow(*, clip: float = 1.0) -> Process:
     """alpha = 1 - t, sigma = t: the straight paths of rectified flow and of flow matching with a Gaussian source (Liu,
     Gong and Liu 2022, arXiv:2209.03003, eq. 1; Lipman et al. 2022, arXiv:2210.02747, eq. 20 and 23 with sigma_min = 0,
     time reversed)."""
     return Process(Partial(_remaining), Partial(jnp.asarray), Partial(_flow_time), clip=jnp.asarray(clip, jnp.float32))
+
+
+def absorbing(codes: int) -> Process:
+    """x_t is x_0 with probability alpha = 1 - t, position by position, and else the mask, one more code beside 0, ...,
+    codes - 1 (Austin et al. 2021, arXiv:2107.03006, section 3.1, "absorbing state"). Other schedules are other times:
+    the bound does not depend on them (Sahoo et al. 2024, arXiv:2406.07524, section 3.4), a sampler's steps do."""
+    check(codes >= 2, f"a process over codes has at least 2 of them, not {codes}")
+    return flow(clip=np.inf)._replace(mask=jnp.asarray(codes, jnp.int32))
+
+
+def check_gaussian(process: Process, what: str) -> None:
+    """InputError for a process over codes, which `what` is not for."""
+    check(process.mask is None, f"{what} by Gaussian noise, this model's process masks codes")
 
 
 def _remaining(t: Array) -> Array:
@@ -144,6 +180,41 @@ def forward(process: Process, s: Array, t: Array) -> tuple[Array, Array]:
     """(a, beta) of q(x_t | x_s) = N(a x_s, beta I), s <= t: a = alpha_t / alpha_s, beta = sigma_t^2 - a^2 sigma_s^2."""
     a = process.alpha(t) / process.alpha(s)
     return a, jnp.maximum(jnp.square(process.sigma(t)) - jnp.square(a * process.sigma(s)), 0.0)
+
+
+def log_variance(process: Process, t: Array, s: Array, fraction: Array | float) -> Array:
+    """v log beta + (1 - v) log beta_tilde of the step from t back to s < t, v = `fraction` (Nichol and Dhariwal 2021,
+    arXiv:2102.09672, eq. 15); beta_tilde = beta sigma_s^2 / sigma_t^2. It would be 0 for s = 0, where it is taken from
+    the step of the same length before, from min(2 t, 1) to t, as in their code. t, s: [B] or scalars.
+    """
+    _, beta = forward(process, s, t)
+    first = s <= 0
+    later, earlier = jnp.where(first, jnp.minimum(2.0 * t, 1.0), t), jnp.where(first, jnp.minimum(t, 0.5), s)
+    tilde = forward(process, earlier, later)[1] * jnp.square(process.sigma(earlier) / process.sigma(later))
+    logs = [jnp.log(jnp.maximum(b, 1e-20)) for b in (beta, tilde)]
+    if jnp.ndim(fraction) > 0:
+        logs = [like(b, jnp.asarray(fraction)) for b in logs]
+    return fraction * logs[0] + (1.0 - fraction) * logs[1]
+
+
+def angle(process: Process, t: Array) -> Array:
+    """phi, tan(phi) = sigma / alpha; a flow ends a little before a right angle."""
+    return jnp.minimum(jnp.arctan(jnp.exp(-0.5 * log_snr(process, t))), 0.5 * np.pi - 1e-5)
+
+
+def at_angle(process: Process, phi: Array) -> tuple[Array, Array]:
+    """(t, r), r^2 = alpha^2 + sigma^2, where sigma / alpha = tan(phi)."""
+    t = process.time(-2.0 * jnp.log(jnp.tan(phi)))
+    return t, jnp.hypot(process.alpha(t), process.sigma(t))
+
+
+def slope_by_angle(process: Process, predict: Predict, y: Array, phi: Array) -> Array:
+    """dy/dphi = -sin(phi) x^_0 + cos(phi) eps^ of the probability flow, y = x / r: without the schedule, and finite at
+    both ends. phi: [B] or a scalar."""
+    t, length = at_angle(process, phi)
+    x0 = predict(like(length, y) * y, t).x0
+    sin, cos = like(jnp.sin(phi), y), like(jnp.cos(phi), y)
+    return cos * (y - cos * x0) / sin - sin * x0
 
 
 def to_eps(alpha: Array, sigma: Array, x_t: Array, x0: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxgen.errors import InputError, notice
 from jaxgen.files import Growing, atomically
 from jaxgen.inputs import misfit, parse_json, read_bytes, table
 
+LINE_SECONDS = 60.0  # between two lines of a log, where there is no terminal that shows a bar
 RECORD = {"step": int, "seconds": float}
 NUMBERS = table(float)
 
@@ -34,11 +36,17 @@ def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
     return records
 
 
+def _watched() -> bool:
+    """Whether somebody sees a bar move: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 class Records:
     """A context that collects the reports of compiled calls and writes one record each `log`.
 
-    start: the step that training goes on from (later records, of steps lost in a kill, are dropped); total: the last
-    step; examples: of one step; write: whether this process is the one that writes.
+    progress: a bar on a terminal or in a notebook, elsewhere a line a minute. start: the step that training goes on
+    from (later records, of steps lost in a kill, are dropped); total: the last step; examples: of one step; write:
+    whether this process is the one that writes.
     """
 
     def __init__(self, folder: Path, start: int, total: int, examples: int, progress: bool, write: bool):
@@ -54,6 +62,7 @@ class Records:
         self._seconds = 0.0
         self._last: dict[str, float] = {}
         self._failing: set[str] = set()
+        self._said = time.monotonic()
 
     def __enter__(self) -> Records:
         self._began = self._now()
@@ -72,7 +81,7 @@ class Records:
                 total=self.total,
                 initial=self.start,
                 unit="step",
-                disable=idle or not self.progress,
+                disable=idle or not self.progress or not _watched(),
                 dynamic_ncols=True,
             )
         return self
@@ -126,6 +135,10 @@ class Records:
                 name.removesuffix("/loss"): f"{v:.4g}" for name, v in self._last.items() if name.endswith("/loss")
             }
             self._bar.set_postfix(losses, refresh=False)
+            if self.progress and self._bar.disable and time.monotonic() - self._said > LINE_SECONDS:
+                self._said = time.monotonic()
+                shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+                notice(f"step {step:,} of {self.total:,}, {self.rate:,.0f} images/s; {shown}")
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ so that it can be moved, and loaded where its training data is not. Loading it e
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 import json
@@ -32,6 +33,7 @@ from jaxgen import checkpoint, parallel, training, trust
 from jaxgen.data import Dataset, order
 from jaxgen.data.described import DESCRIPTION, OUTLINE, Description, batch_of, outline, recording, standing_in
 from jaxgen.errors import notice
+from jaxgen.exports import exported_in, load_exported
 from jaxgen.files import atomically
 from jaxgen.inputs import (
     check_memory,
@@ -50,6 +52,10 @@ from jaxgen.types import Batch, Game, InputError, Model, TrainState, check
 SOURCE = "experiment.py"
 SETTINGS = "settings.json"
 AT_LEAST_ONE = ("batch", "steps", "accumulate", "log_every", "sample_every", "save_every")
+# keywords that every experiment has, also where its function does not name them
+GENERAL = ("steps", "seed", "batch", "accumulate", "ema", "log_every", "sample_every", "save_every")
+OFTEN = ("steps", "log_every", "sample_every", "save_every")  # of those: may differ when a run is gone on with
+RECIPES = Path(__file__).parent / "recipes"
 MOST = 2**31 - 1  # of those: steps are counted in 32 bits
 PIECE = 8192  # examples that are checked at once
 
@@ -65,6 +71,7 @@ class Experiment(NamedTuple):
     steps, seed         how long, and the seed of everything random
     order, accumulate   turns of the players; slices of a minibatch whose gradients are added up
     ema                 decay of the averaged parameters, 0 for none
+    cache               what losses need of the examples and frozen groups give (`Game.ahead`) is computed once
     log_every, sample_every, save_every    in steps
     name, source, code, settings, sets     filled in by `load_experiment`: the file and its text, the keywords, and
                         descriptions of the data sets that were loaded
@@ -79,6 +86,7 @@ class Experiment(NamedTuple):
     order: Sequence[str] | None = None
     accumulate: int = 1
     ema: float = 0.999
+    cache: bool = False
     log_every: int = 50
     sample_every: int = 1000
     save_every: int = 1000
@@ -102,17 +110,38 @@ class Experiment(NamedTuple):
 # --- experiments ---------------------------------------------------------------------------------------------------
 
 
+def find(path: str | Path) -> Path:
+    """The file of an experiment, given by its path, or by its name where it lies in ./experiments or comes with jaxgen:
+    "folder_gan"."""
+    path = Path(path)
+    if len(path.parts) == 1 and path.suffix == "":
+        for folder in (Path("experiments"), RECIPES):
+            if is_file(folder / f"{path}.py"):
+                return folder / f"{path}.py"
+        names = [p.stem for p in recipes()]
+        close = difflib.get_close_matches(str(path), names, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        check(os.path.lexists(path), f"no experiment {path}{hint}: give a Python file, or one of {', '.join(names)}")
+    return path
+
+
+def recipes() -> list[Path]:
+    """The files of the experiments that come with jaxgen."""
+    return sorted(p for p in RECIPES.glob("*.py") if not p.name.startswith("_"))
+
+
 def load_function(path: str | Path) -> Callable[..., Experiment]:
-    """The function `experiment` of a Python file."""
-    return _function(Path(path), _read_code(Path(path)))
+    """The function `experiment` of a Python file, or of an experiment by its name."""
+    path = find(path)
+    return _function(path, _read_code(path))
 
 
 def load_experiment(path: str | Path, /, **keywords: Any) -> Experiment:
-    """The experiment of a file, with its keywords changed as given. `steps` and `seed` every experiment has.
+    """The experiment of a file, or by its name, with its keywords changed as given; those of `GENERAL` every one has.
 
     InputError for what is wrong with the file or the keywords, also where the experiment's own code raises something.
     """
-    path = Path(path)
+    path = find(path)
     with recording() as sets:
         exp = _build(path, _read_code(path), keywords)
     return exp._replace(sets=tuple(sets))
@@ -148,16 +177,17 @@ def _function(path: Path, code: str) -> Callable[..., Experiment]:
 def _build(path: Path, code: str, keywords: Mapping[str, Any]) -> Experiment:
     function = _function(path, code)
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    general = {name: keywords[name] for name in ("steps", "seed") if name in keywords and name not in defaults}
+    general = {name: keywords[name] for name in GENERAL if name in keywords and name not in defaults}
     own = {name: value for name, value in keywords.items() if name not in general}
     unknown = sorted(set(own) - set(defaults))
-    check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {', '.join(defaults)}, steps, seed")
+    known = ", ".join(dict.fromkeys((*defaults, *GENERAL)))
+    check(not unknown, f"{path.name} has no keyword {', '.join(unknown)}: it takes {known}")
     check_numbers({name: value for name, value in keywords.items() if value is not None})
     exp = _own_mistakes(path, lambda: function(**own))
     check(isinstance(exp, Experiment), f"`experiment` of {path} returned {type(exp).__name__}, not a jaxgen.Experiment")
     exp = exp._replace(**general)
     check_numbers(exp._asdict())
-    settings = {**defaults, **own, "steps": exp.steps, "seed": exp.seed}
+    settings = {**defaults, **own, **general, "steps": exp.steps, "seed": exp.seed}
     for name, value in settings.items():  # JSON has no other numbers, and a run with a NaN would never equal itself
         check_number(f"the keyword {name} of {path.name}", value)
     return exp._replace(name=path.stem, source=str(path.resolve()), code=code, settings=settings)
@@ -242,9 +272,14 @@ def load_run(workdir: str | Path, layout: str = "one", trust: bool = False) -> R
     """The run of a folder that `fit` wrote: functions rebuilt from its own copy of the experiment, arrays from the
     checkpoint. Its data set need not be there: it is read at the first `take` of `experiment.data`.
 
+    Of a run that was made in Python there is what `exports.load_exported` reads: a model that draws samples.
     trust: execute the folder's experiment.py though this user has not written it. InputError for a folder that is no
     run's, that has no good checkpoint, or whose code is another's and not trusted.
     """
+    kept = exported_in(workdir)
+    if kept is not None and not (is_file(Path(workdir) / SETTINGS) and read_settings(workdir)["source"]):
+        model, state, data = load_exported(kept)
+        return Run(Experiment(model, {}, data, name=Path(workdir).resolve().name), state, int(state.step))
     note, code = _own_code(Path(workdir), trust)
     with standing_in(note["data"]):
         exp = _build(Path(workdir) / SOURCE, code, note["keywords"])
@@ -271,7 +306,8 @@ def _own_code(folder: Path, trusted: bool) -> tuple[dict[str, Any], str]:
     path, unless = folder / SOURCE, "to execute it nevertheless, read it, then give --trust (trust=True in Python)"
     check(
         note["source"] != "",
-        f"the run in {folder} was made in Python, not from a file: build its Experiment again and `fit` it there",
+        f"the run in {folder} was made in Python, not from a file, and its sampler could not be kept: build its "
+        "Experiment again and `fit` it there",
     )
     check(is_file(path), f"{folder} has no {SOURCE}, the source of its experiment: put that file there; {unless}")
     code = _read_code(path)
@@ -379,7 +415,7 @@ def _check_same(folder: Path, exp: Experiment, theirs: Mapping[str, Any], start:
     changed = [
         f"{k}={noted.get(k)!r} (now {mine.get(k)!r})"
         for k in sorted(set(mine) | set(noted))
-        if k != "steps" and mine.get(k) != noted.get(k)
+        if k not in OFTEN and mine.get(k) != noted.get(k)
     ]
     check(
         not changed,

@@ -82,6 +82,18 @@ class Sign(NamedTuple):
     line: str
 
 
+class Ahead(NamedTuple):
+    """What losses need of an example and frozen groups give, such as its code by an autoencoder: it is the same at
+    every step, and can be computed once for a data set.
+
+    of      (params, extra, x [B, ...]) -> what losses take in the place of x; params and extra of the frozen groups
+    losses  {player: Loss}, of such minibatches: the game's own after `of`
+    """
+
+    of: Callable[[Tree, Tree, Array], Array]
+    losses: Mapping[Player, Loss]
+
+
 class Game(NamedTuple):
     """All that training needs to know.
 
@@ -89,24 +101,36 @@ class Game(NamedTuple):
     losses  {player: Loss}: each player follows the gradient of its own loss in its own group of parameters
     check   (batch, as a data set gives it) -> None, or InputError for data that the game does not take
     signs   {name: Sign}, looked for at each record: a run that shows one says so, and goes on
+    ahead   what of the losses can be computed once for a data set (`Experiment.cache`); None: nothing
     """
 
     init: Callable[[Array, Batch], tuple[dict[str, Tree], Tree]]
     losses: Mapping[Player, Loss]
     check: Callable[[Batch], None] = lambda batch: None
     signs: Mapping[str, Sign] = {}
+    ahead: Ahead | None = None
 
 
 class Prediction(NamedTuple):
-    """x0: the clean sample that x_t is expected to come from; log_var: of the step back in time, by those who learn it
-    (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+    """x0: the clean sample that x_t is expected to come from; logits of the codes where these are what x_t consists of.
+    fraction: v of log V = v log beta + (1 - v) log beta_tilde, V the variance of a step back in time, of models that
+    learn it (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
 
     x0: Array
-    log_var: Array | None = None
+    fraction: Array | None = None
 
 
-Predict = Callable[[Array, Array], Prediction]
-"""`predict(x_t, t) -> Prediction`. For a one-step model `x_t` is the latent and `t` is ignored."""
+Predict = Callable[[Array, Any], Prediction]
+"""`predict(x_t, t) -> Prediction`; t: a scalar, [B] or, for models that know the mean over one, an `Interval`. For a
+one-step model `x_t` is the latent and `t` is ignored."""
+
+
+class Interval(NamedTuple):
+    """Times from t back to r < t, in place of t: x0 is then what x_t - r's x on a straight line goes to."""
+
+    t: Array
+    r: Array
+
 
 Sampler = Callable[[Keys, Predict, Array], Array]
 """`sampler(keys, predict, noise) -> x_0`, a pytree: its functions are static, its numbers are traced."""
@@ -151,6 +175,8 @@ class Process(NamedTuple):
     time          the inverse of the log-SNR, log(alpha^2 / sigma^2) -> t
     scale         standard deviation of the noise that sampling starts with, x_1 ~ N(0, scale^2 I)
     clip          estimates of x_0 are clipped to [-clip, clip]: 1 for pixels, infinite for points and codes
+    mask          of a process over codes: position by position x_t is x_0 with probability alpha(t), else the code
+                  `mask`, with probability sigma(t), and estimates of x_0 are logits; None: as above
     """
 
     alpha: Callable[[Array], Array]
@@ -158,6 +184,7 @@ class Process(NamedTuple):
     time: Callable[[Array], Array]
     scale: Array | float = 1.0
     clip: Array | float = 1.0
+    mask: Array | None = None
 
 
 class Density(NamedTuple):

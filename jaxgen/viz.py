@@ -18,6 +18,7 @@ from jaxgen.types import Array, check
 # them again with another marker
 COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
 MARKERS = "o^sDvP*X<>"
+CHANNELS = (1, 3, 4)  # of an image that can be drawn
 # of a picture: there are programs that refuse to open more, taking it for an attack
 MOST_PIXELS = 80_000_000
 POINT = 64  # pixels that a point of a scatter plot counts for
@@ -26,11 +27,14 @@ POINT = 64  # pixels that a point of a scatter plot counts for
 def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1) -> np.ndarray:
     """Images [n, H, W, C] in [-1, 1] (or uint8) -> one uint8 picture [H', W', 3], row by row.
 
-    columns: about a square of images by default; border: grey pixels between images.
+    C: grey, colour, or colour and opacity, which is shown on squares of two greys. columns: about a square of images
+    by default; border: grey pixels between images.
     """
     images = np.asarray(images)
-    check(images.ndim == 4 and images.shape[-1] in (1, 3), f"a grid takes images [n, H, W, 1 or 3], not {images.shape}")
+    good = images.ndim == 4 and images.shape[-1] in CHANNELS
+    check(good, f"a grid takes images [n, H, W, 1, 3 or 4], not {images.shape}")
     images = images if images.dtype == np.uint8 else np.asarray(to_uint8(images))
+    images = on_squares(images) if images.shape[-1] == 4 else images
     n, height, width, channels = images.shape
     check(n >= 1, "a grid takes at least one image, there are none")
     columns = int(min(n, columns or max(1, round(n**0.5))))
@@ -42,11 +46,23 @@ def grid(images: Array | np.ndarray, columns: int | None = None, border: int = 1
     return sheet.reshape(rows * (height + border), columns * (width + border), 3)[: -border or None, : -border or None]
 
 
+def on_squares(images: np.ndarray) -> np.ndarray:
+    """Images [n, H, W, 4], uint8, whose last channel is opacity, on squares of two greys: [n, H, W, 3]."""
+    height, width = images.shape[1:3]
+    side = max(1, height // 8)
+    rows, columns = np.arange(height)[:, None] // side, np.arange(width)[None] // side
+    squares = np.where((rows + columns) % 2, 160.0, 208.0)[:, :, None]
+    opacity = images[..., 3:] / 255.0
+    return np.rint(opacity * images[..., :3] + (1.0 - opacity) * squares).astype(np.uint8)
+
+
 def beside(left: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
     """Images x [rows * k, ...], k a row, each of `left` [rows, ...] to the left of its row; grey becomes colour, and
     smaller ones lie in the upper left corner of a mid-grey one."""
     if not left:
         return x
+    if 4 in {a.shape[-1] for a in (*left, x)}:  # there is no one way to lay the others beside opacity
+        *left, x = (_flat(a) for a in (*left, x))
     height, width, channels = np.max([a.shape[1:] for a in (*left, x)], axis=0)
     rows, grey = len(left[0]), 128 if x.dtype == np.uint8 else 0
 
@@ -58,6 +74,12 @@ def beside(left: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
         return a.reshape(rows, -1, height, width, channels)
 
     return np.concatenate([wide(a) for a in (*left, x)], axis=1).reshape(-1, height, width, channels)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """uint8, without opacity."""
+    x = x if x.dtype == np.uint8 else np.asarray(to_uint8(x))
+    return on_squares(x) if x.shape[-1] == 4 else x
 
 
 def check_picture(n: int, shape: Sequence[int]) -> None:
@@ -87,6 +109,17 @@ def save_picture(path: str | Path, x: Array | np.ndarray, columns: int | None = 
     zoom = _zoom(x.shape[1])
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
     return atomically(path, lambda tmp: picture.save(tmp, format="PNG"))
+
+
+def save_film(path: str | Path, pictures: Sequence[np.ndarray], milliseconds: int = 150) -> Path:
+    """Pictures uint8 [H, W, 3] one after the other, as a GIF that repeats, small ones enlarged pixel by pixel."""
+    from PIL import Image
+
+    zoom = _zoom(pictures[0].shape[0])
+    frames = [Image.fromarray(x) for x in pictures]
+    frames = [f.resize((f.width * zoom, f.height * zoom), Image.Resampling.NEAREST) for f in frames]
+    options: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
+    return atomically(Path(path), lambda tmp: frames[0].save(tmp, format="GIF", **options))
 
 
 def save_arrays(path: str | Path, **arrays: np.ndarray | None) -> Path:

@@ -64,7 +64,7 @@ CASES = {
     "minibatch": coupled("minibatch", 0.01),
     **{name: coupled(name, 0.05) for name in ("began", "ada", "big", "style", "flow", "text")},
 }
-CASES |= {name: coupled(name) for name in ZOO if name not in CASES}
+CASES |= {name: coupled(name) for name, kind in ZOO.items() if name not in CASES and not kind.cache}
 
 
 def data(case: Case) -> Batch:

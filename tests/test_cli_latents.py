@@ -109,6 +109,10 @@ def test_truncation_is_a_table_and_the_same_samples_ever_more_alike(home: Home, 
     [
         (["invert", "{gan}", "--space", "w"], "no codes in between"),
         (["invert", "{gan}", "--image", "nowhere.png"], "no picture nowhere.png"),
+        (["invert", "{gan}", "--truncation", "0.5"], "--truncation"),  # what it would ignore it does not take
+        (["invert", "{gan}", "--guidance", "2"], "--guidance"),
+        (["invert", "{gan}", "--sampler", "ddim"], "--sampler"),
+        (["invert", "{gan}", "--batch", "0"], "--batch must be at least 1, it is 0"),
         (["mix", "{gan}"], "no codes in between"),
         (["mix", "{style}", "--layers", "9"], "styles 0 to 3"),
         (["directions", "{gan}", "--space", "z", "--method", "weights"], "only a StyleGAN"),

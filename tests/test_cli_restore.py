@@ -83,6 +83,9 @@ def test_variations_move_away_with_their_strength(draw):
         (["restore", "{diffusion}", "--task", "enlarge", "--factor", "3"], "cannot be made 3 times smaller"),
         (["vary", "{diffusion}", "--strengths", "0"], "above 0 and at most 1"),
         (["restore", "{diffusion}", "--repeats", "90"], "more than 1000"),
+        (["restore", "{diffusion}", "--truncation", "0.5"], "--truncation"),  # what they would ignore they do not take
+        (["vary", "{diffusion}", "--truncation", "0.5"], "--truncation"),
+        (["vary", "{diffusion}", "--sampler-steps", "0"], "--sampler-steps must be at least 1, it is 0"),
     ],
 )
 def test_mistakes_are_one_line(home: Home, capsys, arguments, line):

@@ -139,7 +139,7 @@ def test_a_run_that_draws_no_samples_is_refused_in_one_line(monkeypatch, tmp_pat
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 SAMPLING_COMMANDS = ("sample", "interpolate", "traverse", "manifold", "evaluate", "nearest", "study")
-SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "invert", "truncation", "restore", "vary")
+SAMPLING_COMMANDS += ("analogy", "turn", "directions", "mix", "truncation")
 
 
 def help_of(command: str, capsys) -> str:
@@ -155,7 +155,8 @@ def test_every_command_that_samples_has_the_same_flags(command, capsys, monkeypa
     for flag in ("--condition", "--guidance", "--truncation", "--sampler-steps", "--batch INT", "--ema", "--no-ema"):
         assert re.search(rf"(?<![\w-]){flag}\b", text), flag
     choices = re.search(r"--sampler \{(.*?)\}", text)
-    assert choices and re.sub(r"\s", "", choices[1]).split(",") == list(sampling.SOLVERS)  # a new solver is a choice
+    names = [*sampling.SOLVERS, "adaptive", *sampling.UNMASKING]
+    assert choices and re.sub(r"\s", "", choices[1]).split(",") == names  # a new solver is a choice
     assert "--sampling" not in text and "classifier-free guidance scale" in text
 
 

@@ -26,6 +26,7 @@ FLOORS = {
     "families": 2,
     "sampling": 2,
     "training": 2,
+    "accelerators": 3,
     "checksums": 3,
     "checkpoint": 3,
     "metrics": 3,
@@ -34,12 +35,15 @@ FLOORS = {
     "scalars": 3,
     "study": 3,
     "viz": 3,
+    "ahead": 4,
+    "exports": 4,
     "grafts": 4,
     "hooks": 4,
     "loop": 4,
     "runs": 4,
     "scoring": 4,
     "cli": 5,
+    "recipes": 5,
     "__main__": 5,
 }
 LONGEST = 40

@@ -228,7 +228,7 @@ def test_edm_s_network_sees_and_predicts_numbers_of_variance_one(level):
     a, s = np.ones((n, 1), np.float32), np.full((n, 1), level, np.float32)
     x_t = d * x0 + level * eps
     seen, noise = f.inputs(a, s, x_t, jnp.full(n, 0.3))
-    np.testing.assert_allclose(noise, np.log(level) / 4, rtol=1e-6)
+    np.testing.assert_allclose(1000 * noise, np.log(level) / 4, rtol=1e-6)
     assert abs(np.std(seen) - 1) < 5 / np.sqrt(2 * n) + 1e-4
     target = f.target(a, s, d * x0, eps)
     assert abs(np.std(target) - 1) < 5 / np.sqrt(2 * n) + 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -9,14 +10,14 @@ import traceback
 from collections.abc import Sequence
 
 from jaxgen import __version__, compile_cache, trust
-from jaxgen.cli import draw, evaluate, info, latents, measure, restore, study
+from jaxgen.cli import curves, draw, evaluate, export, info, latents, measure, restore, study
 from jaxgen.cli.join import leave_together
 from jaxgen.cli.train import execute, train
 from jaxgen.errors import InputError, check
 
 USAGE = """usage: jaxgen COMMAND ...
 
-  train EXPERIMENT.py     train an experiment, or go on with it; its keywords are flags
+  train EXPERIMENT        train an experiment, by name or by file, or go on with it; its keywords are flags
   sample WORKDIR          a picture (or .npz) of new samples of a run
   interpolate WORKDIR     a picture of walks between samples
   traverse WORKDIR        a picture of walks along single latent dimensions
@@ -29,18 +30,21 @@ USAGE = """usage: jaxgen COMMAND ...
   invert WORKDIR          a picture of given images and the samples nearest to them, found by descent
   truncation WORKDIR      precision against recall as samples are truncated
   reconstruct WORKDIR     a picture of data, encoded and decoded
+  trajectory WORKDIR      a picture and a film of images on their way to noise, and of samples on their way from it
   restore WORKDIR         a picture of images filled in, enlarged, coloured or deblurred by a diffusion model
   vary WORKDIR            a picture of variations of images, noised and drawn again
   encode WORKDIR          a picture (or .npz) of the codes of data
   denoise WORKDIR         a picture of noisy data, encoded and decoded, and how much that helps
   evaluate WORKDIR        scores of samples: FID, KID, IS, precision, recall, ...; or --reals A --fakes B
   compare RUN...          a table and a figure of evaluated runs
+  plot RUN...             a picture of the curves that runs have recorded
   nearest WORKDIR         a picture of samples and the training images nearest to them
   study WORKDIR           a page on which people mark the images that they take for generated
   likelihood WORKDIR      the log-likelihood of data, by importance sampling
   cluster WORKDIR         do the codes fall into the classes?
   outliers WORKDIR        does the model find what is not like its data?
   pretrain WORKDIR        classifiers with few labels that begin with the encoder
+  export WORKDIR          the weights as safetensors and the sampler as StableHLO, for other programs
   list                    the experiments and the runs here
   show WORKDIR            what a run is and how far it has trained
   data list               the data sets and whether they are ready
@@ -67,17 +71,20 @@ COMMANDS = {
     "truncation": latents.truncation,
     "reconstruct": draw.reconstruct,
     "denoise": draw.denoise,
+    "trajectory": curves.trajectory,
     "restore": restore.restore,
     "vary": restore.vary,
     "encode": measure.encode,
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,
+    "plot": curves.plot,
     "nearest": evaluate.nearest,
     "study": study.study,
     "likelihood": measure.likelihood,
     "cluster": measure.cluster,
     "outliers": measure.outliers,
     "pretrain": measure.pretrain,
+    "export": export.export,
     "list": info.list_,
     "show": info.show,
     "data": info.data,
@@ -110,14 +117,17 @@ def _dispatch(argv: list[str]) -> None:
         return
     command, rest = argv[0], argv[1:]
     known = ["train", *COMMANDS]
-    check(command in known, f"unknown command {command!r}: choose one of {', '.join(known)}")
+    if command not in known:
+        close = difflib.get_close_matches(command, known, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise InputError(f"unknown command {command!r}{hint}: choose one of {', '.join(known)}")
     compile_cache.enable()
     if command != "train":
         check(rest[:1] != [""], f"jaxgen {command} is given an empty name: give the folder of a run")
         execute(COMMANDS[command], rest, f"jaxgen {command}")
         return
     if not rest or rest[0] in ("-h", "--help"):
-        print("usage: jaxgen train EXPERIMENT.py [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT.py --help")
+        print("usage: jaxgen train EXPERIMENT [flags]\n\nThe flags depend on it: jaxgen train EXPERIMENT --help")
         return
     check(not rest[0].startswith("-"), f"the experiment comes first: jaxgen train EXPERIMENT.py {rest[0]} ...")
     train(rest[0], rest[1:])

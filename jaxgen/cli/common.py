@@ -35,7 +35,7 @@ def check_arguments(given: Mapping[str, Any], flags: Collection[str] = ()) -> No
     that no file system takes; flags: which of the arguments are flags."""
     for name, value in given.items():
         what = f"--{name.replace('_', '-')}" if name in flags else name
-        if isinstance(value, Sampling):
+        if isinstance(value, Drawing):
             check_arguments(vars(value), vars(value))
             continue
         inputs.check_number(what, value)
@@ -50,9 +50,10 @@ def open_run(workdir: Path) -> tuple[Any, Any]:
     """(the run in `workdir`, a layout over all devices)."""
     import jax
 
-    from jaxgen import parallel
+    from jaxgen import accelerators, parallel
     from jaxgen.runs import load_run
 
+    accelerators.say()
     name = "data" if jax.device_count() > 1 else "one"
     return load_run(workdir, name), parallel.layout(name)
 
@@ -94,37 +95,55 @@ def check_drawn(run: Any, file: Path, n: int) -> None:
 
 def _solvers() -> Any:
     """The type of --sampler, made only when a command that has it is parsed: the names come from a slow import."""
-    from jaxgen.sampling import SOLVERS
+    from jaxgen.sampling import SOLVERS, UNMASKING
 
-    return Literal[tuple(SOLVERS)]
+    return Literal[(*SOLVERS, "adaptive", *UNMASKING)]
 
 
 _SAMPLER = tyro.conf.arg(constructor_factory=_solvers, help_behavior_hint="(default: the experiment's own)")
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How samples are drawn: the flags of every command that draws them.
+class Drawing:
+    """How images of latents are made: the flags of every command that makes some.
 
     Args:
         condition: a label, by number or by name, or attributes, separated by commas; by default all labels in turn, or
             the conditions of held-out examples
-        guidance: classifier-free guidance scale
-        truncation: of a one-step model: psi of a StyleGAN's w, by which it is drawn to its mean, else the threshold at
-            which a normal z is cut off; less gives better and fewer kinds of images
-        sampler: solver of a model that iterates
-        sampler_steps: steps of that solver
         batch: images a call, over all devices
         ema: use the averaged parameters
     """
 
     condition: str | None = None
-    guidance: float | None = None
-    truncation: float | None = None
-    sampler: Annotated[str | None, _SAMPLER] = None
-    sampler_steps: int | None = None
     batch: int = 64
     ema: bool = True
+
+
+@dataclass(frozen=True)
+class Solving(Drawing):
+    """How a model that iterates draws: the flags besides, of commands that choose the times themselves.
+
+    Args:
+        guidance: classifier-free guidance scale
+        sampler: solver of a model that iterates; adaptive: with as many steps as each image needs
+        sampler_steps: steps of that solver
+    """
+
+    guidance: float | None = None
+    sampler: Annotated[str | None, _SAMPLER] = None
+    sampler_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling(Solving):
+    """How samples are drawn: the flags of every command that draws them.
+
+    Args:
+        truncation: of a one-step model: psi of a StyleGAN's w, by which it is drawn to its mean, else the threshold at
+            which a normal z is cut off; less gives better and fewer kinds of images
+    """
+
+    truncation: float | None = None
 
     def options(self, run: Any, place: Any = None) -> dict[str, Any]:
         """`sampling.Options` of the flags; place: a layout whose devices share a call."""
@@ -152,9 +171,10 @@ class Sampling:
 
         if self.sampler is None and self.sampler_steps is None:
             return None
-        name = self.sampler or "ddim"
-        steps = (1000 if name == "ddpm" else 50) if self.sampler_steps is None else self.sampler_steps
-        return named(run.experiment.model, name, steps)
+        own = self.sampler == "adaptive" and self.sampler_steps is not None
+        check(not own, "--sampler adaptive chooses its own steps: leave --sampler-steps out")
+        usual = 1000 if self.sampler == "ddpm" else 50
+        return named(run.experiment.model, self.sampler, usual if self.sampler_steps is None else self.sampler_steps)
 
     def chosen(self) -> dict[str, Any]:
         """The flags that change what is sampled, where they are given."""
@@ -162,9 +182,12 @@ class Sampling:
         return {name: getattr(self, name) for name in flags if getattr(self, name) is not None}
 
 
-SAMPLING = Sampling()
+DRAWING, SOLVING, SAMPLING = Drawing(), Solving(), Sampling()
+DrawingFlags = Annotated[Drawing, tyro.conf.arg(name="")]
+SolvingFlags = Annotated[Solving, tyro.conf.arg(name="")]
 Flags = Annotated[Sampling, tyro.conf.arg(name="")]
-"""`sampling: Flags = SAMPLING` gives a command the flags of `Sampling` under their own names."""
+"""`sampling: Flags = SAMPLING` gives a command the flags of `Sampling` under their own names; a command that would
+ignore some of them has those of `Solving` or of `Drawing`."""
 
 
 def conditions(run: Any, condition: str | None, n: int) -> Any:

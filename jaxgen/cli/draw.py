@@ -218,7 +218,7 @@ def arithmetic(
     workdir: Path,
     /,
     *,
-    attribute: str = "thick",
+    attribute: str | None = None,
     among: str | None = None,
     examples: int = 1000,
     n: int = 8,
@@ -230,7 +230,8 @@ def arithmetic(
 
     Args:
         workdir: the folder of a run
-        attribute: a class or an attribute, by name or by number; the vector is estimated from training images
+        attribute: a class or an attribute, by name or by number, the first one by default; the vector is estimated from
+            training images
         among: the data set whose classes these are, such as mnist_attributes; the run's own by default
         examples: how many training images it is estimated from
         n: how many test images
@@ -258,7 +259,7 @@ def arithmetic(
     print(viz.save_picture(file, rows, steps + 1))
 
 
-def _with_attribute(model: Any, dataset: Any, attribute: str, examples: int, own: bool) -> tuple[Any, Any, Any]:
+def _with_attribute(model: Any, dataset: Any, attribute: str | None, examples: int, own: bool) -> tuple[Any, Any, Any]:
     """(images in [-1, 1], which of them have the attribute, the model's conditions of them or None); own: the data set
     is the model's, whose labels are its conditions."""
     import jax.numpy as jnp
@@ -268,10 +269,11 @@ def _with_attribute(model: Any, dataset: Any, attribute: str, examples: int, own
     from jaxgen.metrics.pieces import conditions_at
     from jaxgen.types import Batch
 
-    index, which = np.arange(min(examples, dataset.size)), numbered(dataset, attribute, "attribute")
+    index = np.arange(min(examples, dataset.size))
     batch = dataset.take(index)
     labels = batch.condition
     check(getattr(labels, "ndim", 0) in (1, 2), f"{dataset.name} has neither labels nor attributes: give --among")
+    which = numbered(dataset, attribute or "0", "attribute")
     has = labels == which if labels.ndim == 1 else labels[:, which] > 0
     usable = model.condition is not None and (own or model.condition.derived)
     given = conditions_at(model.condition, dataset, index) if usable else None

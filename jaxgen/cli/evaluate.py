@@ -19,7 +19,7 @@ from jaxgen.cli.common import (
     same_shape,
     test_split,
 )
-from jaxgen.errors import check
+from jaxgen.errors import InputError, check, notice
 from jaxgen.inputs import check_memory, is_folder, misfit, table
 
 SAMPLES = 10_000
@@ -58,7 +58,8 @@ def evaluate(
         fakes: a folder or a .npz file instead of samples
         held_out: a folder, a .npz file or a data set (of which the test split) of real images that are not among the
             reals; the test split of the reals by default. Without any, the floor is that of two halves of the reals
-        references: reference images; all by default
+        references: how many reference images, drawn by the seed; all by default. For other images than the run's give
+            --reals
         extractor: inception, classifier (trained on the data set itself), classifier:NAME (on another), pixels; auto:
             the classifier for labelled grey images, else inception
         weights: the file of Inception's weights; JAXGEN_INCEPTION or the cache by default
@@ -134,7 +135,7 @@ def _of_run(workdir: Path, reals: str | None, request: _Request) -> _Sides:
     check_memory(24 * n, f"the places and the conditions of {n:,} samples", "give a smaller --n")
     data = exp.data if reals is None else images(reals)
     test = test_split(exp.data) or (images(request.held_out, "test") if request.held_out else None)
-    given = None if flags.condition is None else named_condition(run, flags.condition, n)
+    given = _in_turn(run, n) if flags.condition is None else named_condition(run, flags.condition, n)
     options = flags.options(run, place)
     drawn = samples(exp.model, run.state, exp.data, n, request.seed, given, **options)
     protocol = {"fakes": exp.name, "step": run.step, "ema": flags.ema, **flags.chosen()}
@@ -143,6 +144,21 @@ def _of_run(workdir: Path, reals: str | None, request: _Request) -> _Sides:
     trained = Trained(exp.model, run.state, exp.data, test, n, *own)
     cost = _cost(run, drawn, flags.batch, place.devices, options)
     return _Sides(data, drawn, _held_out(data, request.held_out), protocol, cost, trained, place.rows)
+
+
+def _in_turn(run: Any, n: int) -> Any:
+    """None: the conditions of the data. Where these cannot be read any more, every value of the condition in turn."""
+    import numpy as np
+
+    conditioner = run.experiment.model.condition
+    if conditioner is None or not conditioner.values:
+        return None
+    try:
+        run.experiment.data.take(np.zeros(1, np.int64))
+    except InputError as error:
+        notice(f"jaxgen: note: {error}; samples take every condition in turn")
+        return conditioner.given(n, np.arange(n) % conditioner.values)
+    return None
 
 
 def perceptual(net: str | None, shape: tuple[int, ...]) -> Any:
@@ -325,10 +341,11 @@ class _Point(NamedTuple):
 
     @staticmethod
     def columns(metric: str) -> tuple[str, ...]:
-        return ("run", "step", "training", "parameters", "evaluations", "a sample", metric, "real images", *_OTHERS)
+        about = ("run", "step", "training", "parameters", "evaluations", "a sample")
+        return (*about, metric, "real images", "at their number", *_OTHERS)
 
     def row(self) -> tuple[str, ...]:
-        from jaxgen.metrics.report import floor, number
+        from jaxgen.metrics.report import at_their_number, floor, number
 
         e = self.evaluation
         others = [number(e.scores[name].estimate) if name in e.scores else "" for name in _OTHERS]
@@ -342,6 +359,7 @@ class _Point(NamedTuple):
             f"{1000 * e.cost['seconds_a_sample']:.3g} ms",
             number(self.score.estimate),
             floor(self.score),
+            at_their_number(self.score),
             *others,
         )
 

@@ -13,20 +13,20 @@ from jaxgen.inputs import is_file
 
 @command
 def list_(experiments: str = "experiments", runs: str = "runs") -> None:
-    """The experiments and the runs here.
+    """The experiments and the runs here, and the experiments that come with jaxgen.
 
     Args:
         experiments: a folder of experiments
         runs: a folder of runs
     """
     from jaxgen import checkpoint
-    from jaxgen.runs import checkpoints
+    from jaxgen.runs import checkpoints, recipes
 
-    for path in filter(is_file, sorted(Path(experiments).glob("*.py"))):
+    for path in [*filter(is_file, sorted(Path(experiments).glob("*.py"))), *recipes()]:
         text = path.read_text(errors="replace")
         if re.search(r"^def experiment\(", text, re.M):
             summary = re.search(r'"""(.+?)[.\n"]', text)
-            print(f"{path}  {summary.group(1) if summary else ''}")
+            print(f"{path.stem if path in recipes() else path}  {summary.group(1) if summary else ''}")
     for path in sorted(Path(runs).glob("*/settings.json")):
         step = checkpoint.latest(checkpoints(path.parent))
         print(f"{path.parent}  {'no checkpoint yet' if step is None else f'step {step}'}")

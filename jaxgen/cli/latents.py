@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxgen.cli.common import (
+    DRAWING,
     SAMPLING,
+    DrawingFlags,
     Flags,
     Sampling,
     Space,
@@ -38,7 +40,7 @@ def invert(
     rate: float = 0.1,
     lpips: Literal["alex", "vgg"] | None = None,
     out: str | None = None,
-    sampling: Flags = SAMPLING,
+    sampling: DrawingFlags = DRAWING,
 ) -> None:
     """The latents whose images are nearest to given ones, by descent: given images above, what was found below.
 
@@ -60,7 +62,7 @@ def invert(
     from jaxgen.metrics.quality import psnr
     from jaxgen.sampling.inversion import squares
 
-    at_least(1, n=n, steps=steps)
+    at_least(1, n=n, steps=steps, batch=sampling.batch)
     file = out_file(out, workdir / "invert.png", ".png")
     run, _ = open_model(workdir)
     x, given = held_out(run, n) if image is None else (pictures_of(run, image, n), None)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgen.cli.common import (
-    SAMPLING,
-    Flags,
-    Sampling,
+    SOLVING,
+    Solving,
+    SolvingFlags,
     at_least,
     check_drawn,
     command,
@@ -41,10 +41,10 @@ def restore(
     versions: int = 5,
     out: str | None = None,
     seed: int = 0,
-    sampling: Flags = SAMPLING,
+    sampling: SolvingFlags = SOLVING,
 ) -> None:
     """Restore images with a model that was trained without any of this: fill in a mask, enlarge, colour, deblur. A row
-    is an image, what was left of it, and versions of the rest.
+    is an image, what was left of it, and versions of the rest, by default in 100 ancestral steps.
 
     Args:
         workdir: the folder of a run
@@ -72,6 +72,7 @@ def restore(
     from jaxgen.conditions import repeat
 
     at_least(1, n=n, versions=versions, repeats=repeats, jump=jump)
+    at_least(1, sampler_steps=sampling.sampler_steps, batch=sampling.batch)
     file = out_file(out, workdir / "restore.png", ".png")
     run, _ = open_model(workdir)
     model, process = run.experiment.model, _process(run)
@@ -95,7 +96,7 @@ def restore(
     print(viz.save_picture(file, viz.beside([np.asarray(x), left], np.asarray(made)), versions + 2))
 
 
-def _both(guidance: Any, held: Any, sampling: Sampling) -> tuple[Any, Any]:
+def _both(guidance: Any, held: Any, sampling: Solving) -> tuple[Any, Any]:
     """(guidance, what it is given): the restoration around classifier-free guidance, where there is any, so that what
     is known has the last word."""
     from jaxgen import sampling as walks
@@ -106,13 +107,16 @@ def _both(guidance: Any, held: Any, sampling: Sampling) -> tuple[Any, Any]:
 
 
 def _process(run: Any) -> Any:
+    from jaxgen.processes import check_gaussian
+
     process = run.experiment.model.process
     check(process is not None, "this model draws in one step: restorations and variations are of models that iterate")
+    check_gaussian(process, "restorations and variations are of diffusion")
     check(len(run.experiment.data.shape) == 3, "this model draws points: there are no images to restore")
     return process
 
 
-def _images(run: Any, image: str | None, n: int, sampling: Sampling) -> tuple[Any, Any]:
+def _images(run: Any, image: str | None, n: int, sampling: Solving) -> tuple[Any, Any]:
     """(images in [-1, 1], the model's conditions of them)."""
     if image is None and sampling.condition is None:
         return held_out(run, n)
@@ -150,11 +154,13 @@ def _mask(name: str | None, shape: tuple[int, ...]) -> Any:
     return (picture < 128).astype(np.float32)
 
 
-def _solver(process: Any, sampling: Sampling) -> Any:
+def _solver(process: Any, sampling: Solving) -> Any:
     """Ancestral steps by default."""
     from jaxgen.sampling import SOLVERS
 
-    return SOLVERS[sampling.sampler or "euler_ancestral"](process)
+    name = sampling.sampler or "euler_ancestral"
+    check(name in SOLVERS, f"--sampler {name}: this command chooses the times itself; give one of {', '.join(SOLVERS)}")
+    return SOLVERS[name](process)
 
 
 @command
@@ -167,9 +173,10 @@ def vary(
     n: int = 6,
     out: str | None = None,
     seed: int = 0,
-    sampling: Flags = SAMPLING,
+    sampling: SolvingFlags = SOLVING,
 ) -> None:
-    """Variations of images: noised up to a time and drawn from there again (SDEdit), a column a time.
+    """Variations of images: noised up to a time and drawn from there again (SDEdit), a column a time; by default in as
+    many of 100 ancestral steps as lie below that time.
 
     Args:
         workdir: the folder of a run
@@ -189,7 +196,7 @@ def vary(
     from jaxgen.processes import diffuse
     from jaxgen.types import normal
 
-    at_least(1, n=n)
+    at_least(1, n=n, sampler_steps=sampling.sampler_steps, batch=sampling.batch)
     check(bool(strengths) and all(0 < s <= 1 for s in strengths), "--strengths are times above 0 and at most 1")
     file = out_file(out, workdir / "vary.png", ".png")
     run, _ = open_model(workdir)

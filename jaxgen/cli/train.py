@@ -20,12 +20,14 @@ Layout = Literal["one", "data", "fsdp", "pmap"]
 def train(path: str, argv: Sequence[str]) -> None:
     """`jaxgen train EXPERIMENT.py [flags]`: the experiment's keywords and the run's own options are the flags."""
     from jaxgen import grafts, loop, runs
+    from jaxgen.runs import GENERAL
 
+    path = str(runs.find(path))
     function = runs.load_function(path)
     given = parse(_with_run_options(function), function.__doc__, [*argv], f"jaxgen train {path}")
-    options = {name: given.pop(name) for name in RUN_HELP if name not in KEYWORDS}
+    options = {name: given.pop(name) for name in RUN_HELP if name not in GENERAL}
     check_arguments(options, options)
-    given = {name: value for name, value in given.items() if value is not None or name not in KEYWORDS}
+    given = {name: value for name, value in given.items() if value is not None or name not in GENERAL}
     folder = Path(options["workdir"] or Path("runs") / Path(path).stem)
     count = options["stages"]
     growing = "stage" in inspect.signature(function).parameters
@@ -33,7 +35,7 @@ def train(path: str, argv: Sequence[str]) -> None:
     with joined(folder, options["coordinator"], options["processes"], options["process"]):
         scoring = _scoring(*(options[name] for name in ("score", "score_every", "score_n", "score_extractor")))
         start = None if options["start"] is None else grafts.parse(options["start"])
-        how = {"layout": options["layout"], "start": start, "scoring": scoring}
+        how = {"layout": options["layout"], "start": start, "scoring": scoring, "progress": not options["quiet"]}
         if count is None:
             loop.fit(runs.load_experiment(path, **given), folder, **how)
         else:
@@ -60,13 +62,19 @@ def _run_options(
     score_extractor: str = "auto",
     steps: int | None = None,
     seed: int | None = None,
+    batch: int | None = None,
+    accumulate: int | None = None,
+    ema: float | None = None,
+    log_every: int | None = None,
+    sample_every: int | None = None,
+    save_every: int | None = None,
+    quiet: bool = False,
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
 ) -> None: ...
 
 
-KEYWORDS = ("steps", "seed")  # options of a run that every experiment has as keywords
 RUN_HELP = {
     "workdir": "folder of the run, runs/<experiment> by default; an interrupted run goes on",
     "layout": "one device; data: the batch over all; fsdp: the state too; pmap: as data, mapped by hand",
@@ -78,6 +86,13 @@ RUN_HELP = {
     "score_extractor": "auto, inception, classifier, pixels: as in jaxgen evaluate",
     "steps": "train up to this step",
     "seed": "of everything random",
+    "batch": "examples of a minibatch, over all devices",
+    "accumulate": "slices of a minibatch, whose gradients are added up: less memory",
+    "ema": "decay of the averaged parameters, 0 for none",
+    "log_every": "steps between records",
+    "sample_every": "steps between pictures",
+    "save_every": "steps between checkpoints",
+    "quiet": "no progress bar, and no lines about the progress",
     "coordinator": "HOST:PORT of the first of several processes, or 'auto' on a cluster that JAX knows",
     "processes": "how many processes there are",
     "process": "which of them this is, from 0",
@@ -88,10 +103,12 @@ def _with_run_options(function: Callable) -> inspect.Signature:
     """The signature of the experiment's keywords and the run's options."""
     import tyro
 
+    from jaxgen.runs import GENERAL
+
     own = inspect.signature(function, eval_str=True).parameters
     bad = [name for name, p in own.items() if p.default is p.empty]
     check(not bad, f"every keyword of an experiment needs a default, {', '.join(bad)} has none")
-    taken = [name for name in own if name in RUN_HELP and name not in KEYWORDS]
+    taken = [name for name in own if name in RUN_HELP and name not in GENERAL]
     check(not taken, f"the keyword {', '.join(taken)} is an option of every run: give the experiment's another name")
     general = inspect.signature(_run_options, eval_str=True).parameters
     merged = {name: p for name, p in general.items() if name not in own} | dict(own)

@@ -45,6 +45,7 @@ __all__ = [
     "available",
     "balanced",
     "class_numbers",
+    "images",
     "in_memory",
     "labelled",
     "labels_of",
@@ -109,6 +110,27 @@ def _load(name: str, split: str, **options) -> Dataset:
     return function(split, **options)._replace(options=options)
 
 
+def images(
+    name: str, folder: str = "", *, size: int | None = None, channels: int = 3, background: str = "white"
+) -> Dataset:
+    """The images of a set by name, or of a folder of one's own: what an experiment takes by `--data` or `--folder`.
+
+    size: pixels a side, of a folder 64 by default, of sets with one size their own; channels, background: of a folder,
+    as in `folder.load`, whose unreadable files are left out. InputError for a set of points.
+    """
+    name = f"folder:{folder}" if folder else name
+    options: dict = {"channels": channels, "background": background, "skip": True} if _is_folder(name) else {}
+    if size is not None and "size" in _option_names(_find(name)):
+        options["size"] = size
+    found = load(name, **options)
+    check(len(found.shape) == 3, f"{name} has no images, its examples are of shape {found.shape}: give an image set")
+    return found
+
+
+def _is_folder(name: str) -> bool:
+    return name.startswith("folder:")
+
+
 def other_split(dataset: Dataset, split: str) -> Dataset:
     """Another part of the same data set, loaded with the same options: the test pictures of what was trained on."""
     return load(dataset.name, split, **dataset.options)
@@ -119,7 +141,7 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 
     Raises InputError for a set that needs no preparing, when TensorFlow is missing, or when the download fails.
     """
-    own = name in EMBEDDED or name.startswith("folder:") or name.endswith(".npz")
+    own = name in EMBEDDED or _is_folder(name) or name.endswith(".npz")
     check(not own, f"{name} needs no preparing; use it as it is")
     name = "mnist" if name in OF_MNIST else name
     return tfds_images.prepare(name.removeprefix("tfds:"), data_dir)

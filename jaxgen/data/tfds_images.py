@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.data import published
 from jaxgen.data.dataset import Dataset, from_reader
 from jaxgen.data.pictures import check_format, read_picture
 from jaxgen.inputs import is_folder
@@ -65,12 +66,17 @@ def load(
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
-    """Download the TFDS set `name` and write it as ArrayRecord files; returns their folder. Needs extra [prepare]."""
+    """Download the TFDS set `name` and write it as ArrayRecord files; returns their folder. Needs extra [prepare], but
+    for those of `data.published`."""
     with _quiet():
         builder = _builder(name, data_dir)
         _features(name, builder)  # refused before gigabytes without pictures are downloaded
         if builder.is_prepared():
             _check_prepared(name, builder, data_dir)
+            return str(builder.data_dir)
+        if name in published.SOURCES:
+            builder = _builder(name, data_dir, file_format="array_record")
+            published.prepare(name, builder, Path(_root(data_dir)[0]))
             return str(builder.data_dir)
         check(
             find_spec("tensorflow") is not None,

@@ -63,10 +63,15 @@ def autoregressive(
     )
 
 
-def _log_prob(logits: Array, index: Array) -> Array:
-    """sum_i log softmax(logits_i)[c_i]: [B, h, w, K], [B, h, w] -> nats [B]."""
+def log_probs(logits: Array, index: Array) -> Array:
+    """log softmax(logits_i)[c_i] of every position i: [B, h, w, K], [B, h, w] -> nats [B, h, w]."""
     chosen = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
-    return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1), axis=(1, 2))
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _log_prob(logits: Array, index: Array) -> Array:
+    """Its sum over the positions: nats [B]."""
+    return jnp.sum(log_probs(logits, index), axis=(1, 2))
 
 
 def _sampled(logits_of: Callable[[Array], Array], keys: Keys, height: int, width: int) -> Array:

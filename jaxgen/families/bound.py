@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import diffuse, forward, like
+from jaxgen.processes import check_gaussian, diffuse, forward, like, log_variance
 from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
 
 IMAGES = 256  # at once
@@ -20,7 +20,7 @@ def variational_density(
     model: Model,
     *,
     steps: int = 1000,
-    variance: Literal["beta", "beta_tilde"] = "beta_tilde",
+    variance: Literal["own", "beta", "beta_tilde"] = "own",
     levels: int | None = None,
 ) -> Density:
     """-log p(x_0) <= L_T + sum_{i=2}^T L_{i-1} + L_0 on the grid t_i = i / T, T = steps, nats (Ho, Jain and Abbeel
@@ -32,12 +32,16 @@ def variational_density(
 
     Each of k draws takes L_T and T times one of the other terms, the i-th of the terms spread evenly over the k draws:
     with k a multiple of T every term is there as often as any other.
-    variance: V, as of `sampling.ddpm`. levels: of pixels from -1 to 1, whose probability L_0 then integrates over their
-    cells, the outer ones open (eq. 13); None: a density. InputError for a model that does not iterate.
+    variance: V, as of `sampling.ddpm`, but beta_tilde where the model has learned none. levels: of pixels from -1 to 1,
+    whose probability L_0 then integrates over their cells, the outer ones open (eq. 13); None: a density. InputError
+    for a model that does not iterate.
     """
     check(model.process is not None, "the bound is of a model that iterates, this one draws in one step")
+    check_gaussian(model.process, "this bound is of diffusion")  # type: ignore[arg-type]
     check(steps >= 1, f"a process has at least one step, not {steps}")
-    check(variance in ("beta", "beta_tilde"), f"variance must be 'beta' or 'beta_tilde', it is {variance!r}")
+    fractions = {"own": None, "beta": 1.0, "beta_tilde": 0.0}
+    check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")
+    chosen = fractions[variance]
     check(levels is None or levels >= 2, f"pixels have at least 2 levels, not {levels}")
     process: Process = model.process  # type: ignore[assignment]
 
@@ -50,10 +54,9 @@ def variational_density(
             i = jnp.floor(jnp.mod(u + j / k, 1.0) * steps) + 1.0
             t, s = i / steps, (i - 1.0) / steps
             x_t = diffuse(process, batch.x, normal(folded(keys, j), batch.x.shape[1:]), t)
-            x0 = predict(x_t, t).x0
-            step = kl_term(process, batch.x, x0, t, s, variance == "beta")
-            first = decoder_term(batch.x, x0, process.sigma(t), levels)
-            return -(fixed + steps * jnp.where(i > 1, step, first))
+            found = predict(x_t, t)
+            fraction = (0.0 if found.fraction is None else found.fraction) if chosen is None else chosen
+            return -(fixed + steps * step_term(process, batch.x, found.x0, t, s, fraction, levels))
 
         return jax.lax.map(draw, jnp.arange(k)).T
 
@@ -69,16 +72,26 @@ def last_term(process: Process, x0: Array) -> Array:
     return 0.5 * total(ratio + squares - 1.0 - jnp.log(ratio))
 
 
-def kl_term(process: Process, x0: Array, estimate: Array, t: Array, s: Array, large: bool) -> Array:
-    """L_{i-1}, [B], of the step from t to s; large: V = beta."""
-    sigma_t, alpha_s, sigma_s = process.sigma(t), process.alpha(s), process.sigma(s)
+def step_term(
+    process: Process, x0: Array, estimate: Array, t: Array, s: Array, fraction: Array | float, levels: int | None
+) -> Array:
+    """L_{i-1} of the step from t to s, or L_0 where s = 0, [B]; fraction: of V, [B, ...], or a number, with which the
+    variance of L_0 is beta."""
+    last = fraction if jnp.ndim(fraction) > 0 else 1.0
+    deviation = jnp.exp(0.5 * log_variance(process, t, s, last))
+    between = kl_term(process, x0, estimate, t, s, fraction)
+    return jnp.where(s > 0, between, decoder_term(x0, estimate, deviation, levels))
+
+
+def kl_term(process: Process, x0: Array, estimate: Array, t: Array, s: Array, fraction: Array | float) -> Array:
+    """L_{i-1}, [B], of the step from t to s > 0, log V = v log beta + (1 - v) log beta_tilde, v = `fraction`."""
+    sigma_t, alpha_s = process.sigma(t), process.alpha(s)
     _, beta = forward(process, s, t)
-    small = beta * jnp.square(sigma_s / sigma_t)  # 0 at the first step, which has a term of its own
-    v = beta if large else jnp.maximum(small, 1e-20)
-    ratio = jnp.maximum(small, 1e-20) / v
-    weight = jnp.square(alpha_s * beta / jnp.square(sigma_t)) / v
-    spread = 0.5 * (ratio - 1.0 - jnp.log(ratio)) * x0[0].size
-    return spread + 0.5 * weight * total(jnp.square(x0 - estimate))
+    log_v = log_variance(process, t, s, fraction)
+    log_ratio = like(log_variance(process, t, s, 0.0), x0) - like(log_v, x0)
+    weight = like(jnp.square(alpha_s * beta / jnp.square(sigma_t)), x0) / jnp.exp(like(log_v, x0))
+    spread = jnp.exp(log_ratio) - 1.0 - log_ratio
+    return total(0.5 * (spread + weight * jnp.square(x0 - estimate)))
 
 
 def decoder_term(x0: Array, estimate: Array, sigma: Array, levels: int | None) -> Array:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.losses.adversarial import as_seen
 from jaxgen.losses.likelihood import Likelihood
 from jaxgen.nets import Network
-from jaxgen.types import Array, Keys, Predict, Prediction, Tree, check, normal
+from jaxgen.types import Array, Keys, Predict, Prediction, Seen, Tree, check, normal
 
 LOG_VAR_RANGE = 15.0  # |log variance| stays below this, smoothly: exp of it neither overflows nor vanishes
 
@@ -65,6 +66,18 @@ def folded(keys: Keys, number: Array | int) -> Keys:
 def output_shape(net: Network, params: Tree, stats: Tree, *inputs: Any) -> tuple[int, ...]:
     """The shape of one example's output, without computing it."""
     return jax.eval_shape(net.apply, params, stats, *inputs)[0].shape[1:]
+
+
+def judged_apart(
+    critic: Network, params: Tree, stats: Tree, images: Sequence[Array], c: Tree
+) -> tuple[list[Seen], Tree]:
+    """(what a critic gives for each of several batches, its statistics), in training: batches of their own, so that a
+    batch normalisation does not mix them."""
+    seen = []
+    for x in images:
+        output, stats = critic.apply(params, stats, x, c, train=True)
+        seen.append(as_seen(output))
+    return seen, stats
 
 
 def check_latent(latent: int) -> None:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional, where
+from jaxgen.conditions import check_condition, condition_of, optional
+from jaxgen.families.bound import step_term
+from jaxgen.families.denoiser import PLAYER, Denoiser, Output, Source, kept, noise_of
 from jaxgen.families.flow import flow_density
-from jaxgen.losses.denoising import Coupling, TimesOf, Weighting, discrete, independent
-from jaxgen.losses.likelihood import total
+from jaxgen.losses.denoising import Coupling, Hybrid, TimesOf, Weighting, discrete, independent
 from jaxgen.nets import Network
 from jaxgen.parametrisations import Parametrisation, parametrisation
-from jaxgen.processes import diffuse, like
-from jaxgen.types import (
-    Array,
-    Batch,
-    Conditioner,
-    Game,
-    Keys,
-    Model,
-    Predict,
-    Prediction,
-    Process,
-    Sampler,
-    Tree,
-    Turn,
-    check,
-    normal,
-)
-
-PLAYER = "denoiser"
+from jaxgen.types import Array, Batch, Conditioner, Game, Keys, Model, Process, Sampler, Tree, Turn, check
 
 
 def diffusion(
@@ -45,6 +29,8 @@ def diffusion(
     times: TimesOf | None = None,
     weighting: Weighting | None = None,
     coupling: Coupling = independent,
+    variance: Hybrid | None = None,
+    source: Source | None = None,
     condition: Conditioner | None = None,
     drop: float = 0.1,
 ) -> Model:
@@ -56,54 +42,41 @@ def diffusion(
     denoiser: (x_t [B, ...], t [B] in [0, 1], condition) -> what `prediction` names, like x_t; x_t and t as the
     parametrisation gives them to the network. shape: of one example; sampler: the model's default.
     times, weighting, coupling: values of `losses.denoising`; by default t is uniform on {1/1000, ..., 1}.
-    The density is that of the probability flow, `flow_density`.
+    variance: the denoiser gives twice the channels, of which the second half is the variance of a step back in time,
+    and the bound's term that trains it is added (Nichol and Dhariwal 2021, arXiv:2102.09672, section 3.1).
+    source: (keys [B]) -> eps [B, ...] in place of normal noise, for a flow between two distributions of data (Tong et
+    al. 2023, arXiv:2302.00482, section 3); such a model has no density. Otherwise that of the probability flow.
     condition: an input of the denoiser, dropped with probability `drop`, which trains the unconditional
     model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1); 0: never.
     """
-    f, times = parametrisation(prediction), times or discrete()
+    times = times or discrete(1000 if variance is None else variance.steps)
     check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
     condition = optional(condition) if condition is not None and drop > 0 else condition
+    denoise = Denoiser(denoiser, process, parametrisation(prediction), tuple(shape), variance is not None)
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
-        check(
-            batch.x.shape[1:] == tuple(shape),
-            f"the model is of examples {tuple(shape)}, the data are {batch.x.shape[1:]}: change one",
-        )
-        params, stats = denoiser.init(key, batch.x, jnp.ones(batch.x.shape[0]), condition_of(condition, batch))
-        return {PLAYER: params}, {PLAYER: stats}
+        return denoise.init(key, batch.x, condition_of(condition, batch))
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        for_t, for_eps, for_drop, for_net = turn.split(4)  # the first ones do not depend on how many there are
-        t, eps = times(process, for_t), coupling(batch.x, normal(for_eps.keys, shape), for_eps)
-        c = condition_of(condition, batch)
-        if condition is not None and condition.empty is not None:
-            dropped = jax.vmap(jax.random.uniform)(for_drop.keys) < drop
-            c = where(dropped, condition.empty(batch.x.shape[0]), c)
-        x_t, a, s = diffuse(process, batch.x, eps, t), *scales(batch.x, t)
-        inputs = (*f.inputs(a, s, x_t, t), c)
-        output, stats = denoiser.train(for_net.keys, params[PLAYER], extra[PLAYER], *inputs)
-        error = total(jnp.square(f.target(a, s, batch.x, eps) - output)) / eps[0].size
-        if weighting is not None:
-            error = weighting(process, t) * jnp.square(f.error(process.alpha(t), process.sigma(t))) * error
-        return error, ({}, {**extra, PLAYER: stats})
+        for_t, for_eps, for_drop, for_net = turn.split(4)
+        t, eps = times(process, for_t), coupling(batch.x, noise_of(for_eps.keys, shape, source), for_eps)
+        c = kept(condition, batch, for_drop, drop)
+        error, found = denoise.error(params, extra, batch.x, eps, t, c, for_net.keys, weighting)
+        if variance is not None:
+            error = error + variance.weight * _bound(variance, batch.x, t, found)
+        return error, ({}, {**extra, PLAYER: found.stats})
 
-    def scales(x: Array, t: Array) -> tuple[Array, Array]:
-        return like(process.alpha(t), x), like(process.sigma(t), x)
+    def _bound(hybrid: Hybrid, x0: Array, t: Array, found: Output) -> Array:
+        """T L_{t-1} in bits a dimension, whose gradient reaches the variances alone."""
+        before = jnp.maximum(t - 1.0 / hybrid.steps, 0.0)
+        estimate = jax.lax.stop_gradient(found.x0)
+        assert found.fraction is not None
+        nats = step_term(process, x0, estimate, t, before, found.fraction, hybrid.levels)
+        return hybrid.steps * nats / (x0[0].size * math.log(2.0))
 
     def prior(params: Tree, extra: Tree, keys: Keys, condition: Tree) -> Array:
-        return process.scale * normal(keys, shape)
-
-    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
-        encoded = denoiser.encode(params[PLAYER], extra[PLAYER], condition)  # once, not at every step
-
-        def denoise(x: Array, t: Array) -> Prediction:
-            t = jnp.broadcast_to(t, x.shape[:1])
-            a, s = scales(x, t)
-            output, _ = denoiser.apply(params[PLAYER], extra[PLAYER], *f.inputs(a, s, x, t), encoded)
-            return Prediction(f.to_x0(a, s, x, output))
-
-        return denoise
+        return process.scale * noise_of(keys, shape, source)
 
     game = Game(init, {PLAYER: loss}, partial(check_condition, condition))
-    model = Model(game, prior, predict, sampler, condition=condition, process=process)
-    return model._replace(density=flow_density(model))
+    model = Model(game, prior, denoise.predict, sampler, condition=condition, process=process)
+    return model if source is not None else model._replace(density=flow_density(model))

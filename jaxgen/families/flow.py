@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
-from jaxgen.processes import log_snr
+from jaxgen.processes import angle, at_angle, check_gaussian, slope_by_angle
 from jaxgen.types import Array, Batch, Density, Keys, Model, Predict, Process, Tree, check
 
 IMAGES = 128  # at once
@@ -36,6 +35,7 @@ def flow_density(
     for pixels, whole numbers, `dequantised` makes a bound of it. InputError for a model that does not iterate.
     """
     check(model.process is not None, "a flow is of a model that iterates, this one draws in one step")
+    check_gaussian(model.process, "the probability flow is of diffusion")  # type: ignore[arg-type]
     check(trace in ("hutchinson", "exact"), f"the trace is exact or hutchinson's, not {trace!r}")
     check(tolerance > 0 and level > 0, f"tolerance and level must be positive, they are {tolerance} and {level}")
     process: Process = model.process  # type: ignore[assignment]
@@ -58,19 +58,10 @@ def integrated(process: Process, predict: Predict, x: Array, tolerance: float, l
     """log p(x), [B]."""
     import diffrax  # a second and a half to import
 
-    def slope(y: Array, phi: Array) -> Array:
-        t = process.time(-2.0 * jnp.log(jnp.tan(phi)))
-        length = jnp.hypot(process.alpha(t), process.sigma(t))
-        x0 = predict(length * y, t).x0
-        eps = (y - jnp.cos(phi) * x0) / jnp.sin(phi)
-        return -jnp.sin(phi) * x0 + jnp.cos(phi) * eps
-
     def moved(phi: Any, carry: Any, args: Any) -> Any:
-        return divergence(lambda y: slope(y, phi), carry[0])
+        return divergence(lambda y: slope_by_angle(process, predict, y, phi), carry[0])
 
-    one = jnp.ones(())
-    last = jnp.arctan(jnp.exp(-0.5 * log_snr(process, one)))  # a flow ends at a right angle
-    last = jnp.minimum(last, 0.5 * np.pi - 1e-4)
+    last = angle(process, jnp.ones(()))
     found = diffrax.diffeqsolve(
         diffrax.ODETerm(moved),
         diffrax.Tsit5(),
@@ -82,7 +73,7 @@ def integrated(process: Process, predict: Predict, x: Array, tolerance: float, l
         max_steps=10_000,
     )
     y, change = (a[-1] for a in found.ys or ())
-    scale = process.scale / jnp.hypot(process.alpha(one), process.sigma(one))
+    scale = process.scale / at_angle(process, last)[1]
     squares = jnp.sum(jnp.square(y / scale).reshape(len(y), -1), axis=1)
     return -0.5 * squares - y[0].size * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(scale)) + change
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.conditions import check_condition
-from jaxgen.types import Array, Batch, Game, Keys, Loss, Model, Tree, Turn, check
+from jaxgen.types import Ahead, Array, Batch, Game, Keys, Loss, Model, Predict, Prediction, Tree, Turn, check
 
 AUTOENCODER = "autoencoder"
 FITTED = 100  # minibatches that the moments of the codes are estimated from
@@ -22,11 +23,13 @@ def latent(
     """p(x) by x = g(z), z ~ `inner`, g the decoder of `outer`: `inner` is trained on the codes f(x) of its encoder.
 
     Latent diffusion is latent(KL autoencoder, diffusion) (Rombach et al. 2022, arXiv:2112.10752, section 3), the VQ-VAE
-    is latent(quantised autoencoder, autoregressive) (van den Oord et al. 2017, arXiv:1711.00937, section 3.3), the
-    two-stage VAE latent(VAE, VAE) (Dai and Wipf 2019, arXiv:1903.05789).
+    is latent(quantised autoencoder, autoregressive) (van den Oord et al. 2017, arXiv:1711.00937, section 3.3), with
+    `absorbing` in its place discrete latent diffusion, the two-stage VAE latent(VAE, VAE) (Dai and Wipf 2019,
+    arXiv:1903.05789).
 
     params: the group `name` holds all of outer's, extra[name] its statistics; the other groups are inner's. The group
-    is frozen, and `fit(..., start={name: RUN})` takes it from a run of `outer`; with `train` it is a player beside
+    is frozen, and `fit(..., start={name: RUN})` takes it from a run of `outer`, and the codes of a data set can be
+    computed once (`Experiment.cache`); with `train` it is a player beside
     inner's: outer's own, which has to be a single one. Gradients of inner's losses go no further than the codes.
     standardise: codes have mean 0 and variance 1, one number each for all of their entries, estimated from the first
     hundred minibatches (LDM's scale factor is estimated from the first one). Integer codes stay.
@@ -41,12 +44,13 @@ def latent(
     clip = math.inf if inner.process is None else float(np.asarray(inner.process.clip))
     check(math.isinf(clip), f"the inner process clips x_0 to {clip:g}, codes are no pixels: give it clip=math.inf")
     parts = Parts(outer, inner, name, standardise)
-    losses = {player: parts.of_codes(loss) for player, loss in inner.game.losses.items()}
+    of_codes = {player: parts.standardised(loss) for player, loss in inner.game.losses.items()}
+    losses = {player: parts.encoded(loss) for player, loss in of_codes.items()}
     if train:
         losses = {name: parts.of_images(), **losses}
     encoder = inner.process is not None or inner.encode is not None
     return Model(
-        Game(parts.init, losses, parts.check),
+        Game(parts.init, losses, parts.check, ahead=None if train else Ahead(parts.code, of_codes)),
         inner.prior,
         inner.predict,
         inner.sampler,
@@ -54,6 +58,34 @@ def latent(
         encode=parts.encode if encoder else None,
         condition=inner.condition,
         process=inner.process,
+    )
+
+
+def in_grid(model: Model, shape: Sequence[int]) -> Model:
+    """The same model with its codes [B, D] as grids [B, *shape]: for a network of images in the code space of a VAE,
+    whose codes are vectors."""
+
+    def grid(z: Array) -> Array:
+        return z.reshape(z.shape[0], *shape)
+
+    def flat(z: Array) -> Array:
+        return z.reshape(z.shape[0], -1)
+
+    def predict(params: Tree, extra: Tree, condition: Tree) -> Predict:
+        of_flat = model.predict(params, extra, condition)
+
+        def of_grid(z: Array, t: Array) -> Prediction:
+            found = of_flat(flat(z), t)
+            return found._replace(x0=grid(found.x0))
+
+        return of_grid
+
+    encode = model.encode
+    return model._replace(
+        prior=lambda *inputs: grid(model.prior(*inputs)),
+        predict=predict,
+        decode=lambda params, extra, keys, z, condition: model.decode(params, extra, keys, flat(z), condition),
+        encode=None if encode is None else lambda *inputs: grid(encode(*inputs)),
     )
 
 
@@ -82,17 +114,25 @@ class Parts(NamedTuple):
         """f(x), as the encoder gives it."""
         return self.outer.encode(params[self.name], extra[self.name], x, None)  # type: ignore[misc]
 
-    def of_codes(self, loss: Loss) -> Loss:
-        """A loss of the inner model as one of images."""
+    def standardised(self, loss: Loss) -> Loss:
+        """A loss of the inner model as one of codes as the encoder gives them."""
 
-        def inner_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-            code = jax.lax.stop_gradient(self.code(params, extra, batch.x))
+        def of_codes(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
             if "codes" in extra:
-                extra = {**extra, "codes": {"moments": fitted(extra["codes"]["moments"], code, turn)}}
-            value, (metrics, carried) = loss(params, extra, turn, batch._replace(x=standard(extra, code)))
+                extra = {**extra, "codes": {"moments": fitted(extra["codes"]["moments"], batch.x, turn)}}
+            value, (metrics, carried) = loss(params, extra, turn, batch._replace(x=standard(extra, batch.x)))
             return value, (metrics, {**extra, **carried})
 
-        return inner_loss
+        return of_codes
+
+    def encoded(self, loss: Loss) -> Loss:
+        """A loss of codes as one of images."""
+
+        def of_images(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
+            code = jax.lax.stop_gradient(self.code(params, extra, batch.x))
+            return loss(params, extra, turn, batch._replace(x=code))
+
+        return of_images
 
     def of_images(self) -> Loss:
         """The loss of the outer model's single player, its parameters and statistics under `name`."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.families.common import folded, split_keys
+from jaxgen.losses.augmentation import Transform
 from jaxgen.types import Array, Batch, Keys, Loss, Model, Tree, Turn, check
 
 
@@ -24,6 +25,23 @@ def dynamically_binarised(model: Model) -> Model:
         return 2.0 * jax.random.bernoulli(key, (x + 1.0) / 2.0).astype(jnp.float32) - 1.0
 
     return _trained_on(model, binarise)
+
+
+def augmented(model: Model, *transforms: Transform) -> Model:
+    """Trains `model` on images changed anew at every use, such as by `augmentation.mirror` and `augmentation.crop()`:
+    what it draws is such changed images, too, so that they should be ones that could be in the data.
+
+    Only the losses draw; the density takes images as they are. Not for conditions that are other images of the data
+    set, which stay as they were.
+    """
+    check(bool(transforms), "augment by what? Give at least one transform of losses.augmentation")
+
+    def change(key: Array, x: Array) -> Array:
+        for i, transform in enumerate(transforms):
+            x = transform(jax.random.fold_in(key, i), jnp.ones(()), x)
+        return x
+
+    return _trained_on(model, change)
 
 
 def dequantised(model: Model, levels: int = 256) -> Model:

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of
-from jaxgen.families.common import Gaussian, check_encoder, check_latent, codes, folded, posterior, standard
+from jaxgen.families.common import (
+    Gaussian,
+    check_encoder,
+    check_latent,
+    codes,
+    folded,
+    judged_apart,
+    posterior,
+    standard,
+)
 from jaxgen.losses.adversarial import Adversarial, as_seen, non_saturating
 from jaxgen.losses.divergence import kl_standard_normal
 from jaxgen.losses.likelihood import gaussian
@@ -137,11 +146,9 @@ class Parts(NamedTuple):
         for z in (q.at(normal(turn.keys, (self.latent,))), z_p):
             x, now["decoder"] = self.networks["decoder"].apply(params["decoder"], now["decoder"], z, c, train=True)
             images.append(x)
-        seen = []
-        for x in images:  # in batches of their own, so that a batch normalisation does not mix them
-            output, now["critic"] = self.networks["critic"].apply(params["critic"], now["critic"], x, c, train=True)
-            seen.append(as_seen(output))
+        seen, now["critic"] = judged_apart(self.networks["critic"], params["critic"], now["critic"], images, c)
         real, again, fake = seen
+        assert real.features is not None and again.features is not None  # as `init` has checked
         llike = -gaussian().log_prob(real.features.astype(jnp.float32), again.features.astype(jnp.float32))
         return Play(real, again, fake, kl_standard_normal(*q), llike), now
 

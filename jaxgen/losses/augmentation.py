@@ -148,6 +148,27 @@ def cutout(key: Array, p: Array, x: Array) -> Array:
     return jnp.where(hole[:, :, None], 0.0, x)
 
 
+def mirror(key: Array, p: Array, x: Array) -> Array:
+    """Left and right change places, with probability p / 2."""
+    return jnp.where(jax.random.bernoulli(key, 0.5 * p), x[:, ::-1], x)
+
+
+def crop(share: float = 0.125) -> Transform:
+    """A part of the image, from 1 - `share` to all of its sides and anywhere in it, enlarged bilinearly to the size
+    that it was of (Szegedy et al. 2014, arXiv:1409.4842, section 6)."""
+    check(0 <= share < 1, f"a crop leaves out a share of the sides from 0 to below 1, not {share}")
+
+    def cropped(key: Array, p: Array, x: Array) -> Array:
+        gate, draws = jax.random.split(key)
+        u = jax.random.uniform(draws, (3,))
+        kept = _drawn(gate, p, 1.0 - share * u[0], 1.0)
+        sides = [jnp.arange(side) * kept + u[1 + i] * (1.0 - kept) * (side - 1) for i, side in enumerate(x.shape[:2])]
+        at = jnp.stack(jnp.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
+        return _bilinear(x, at).reshape(x.shape)
+
+    return cropped
+
+
 def blit(key: Array, p: Array, x: Array) -> Array:
     """Mirrored, turned by quarters, and moved by whole pixels up to an eighth of the sides, as if the image went on
     mirrored beyond its edges (Karras et al. 2020, arXiv:2006.06676, appendix B, pixel blitting). Images that are not

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxgen.processes import log_snr
-from jaxgen.types import Array, Process, Turn, check
+from jaxgen.types import Array, Interval, Process, Turn, check
 
 TimesOf = Callable[[Process, Turn], Array]  # -> t [B] in (0, 1]
 Weighting = Callable[[Process, Array], Array]  # (process, t [B]) -> w [B]
 Coupling = Callable[[Array, Array, Turn], Array]  # (x_0 [B, ...], eps [B, ...], turn) -> eps [B, ...], in another order
+
+
+class Hybrid(NamedTuple):
+    """The term of the variational bound that trains variances: weight T L_{t-1}, bits a dimension (Nichol and Dhariwal
+    2021, arXiv:2102.09672, eq. 16, whose code has bits).
+
+    steps: T of the bound; levels: of pixels from -1 to 1, whose probability L_0 is then, None for a density.
+    """
+
+    weight: float = 0.001
+    steps: int = 1000
+    levels: int | None = 256
+
+
+IntervalsOf = Callable[[Turn], Interval]
+PairsOf = Callable[[Process, Array, Array], Array]  # (process, t [B], the run's step) -> r [B] in [0, t)
 
 # --- times -----------------------------------------------------------------------------------------------------------
 
@@ -56,6 +73,38 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimesOf:
     """log(t / (1 - t)) ~ N(mean, std^2): more often in the middle (Esser et al. 2024, arXiv:2403.03206, eq. 19)."""
     check(std > 0, f"a standard deviation must be positive, it is {std}")
     return lambda process, turn: _inside(jax.nn.sigmoid(mean + std * _normal(turn)))
+
+
+def intervals(mean: float = -0.4, std: float = 1.0, share: float = 0.25) -> IntervalsOf:
+    """(t, r), the larger and the smaller of two logit-normal times; r = t with probability 1 - share (Geng et al. 2025,
+    arXiv:2505.13447, table 1)."""
+    check(std > 0 and 0 <= share <= 1, f"std must be positive and share a probability: {std}, {share}")
+
+    def times(turn: Turn) -> Interval:
+        for_times, for_share = turn.split()
+        pair = jax.vmap(lambda key: jax.random.normal(key, (2,)))(for_times.keys)
+        pair = jax.nn.sigmoid(mean + std * pair)
+        t, r = jnp.max(pair, axis=1), jnp.min(pair, axis=1)
+        return Interval(t, jnp.where(_uniform(for_share) < share, r, t))
+
+    return times
+
+
+def easy(steps: int, q: float = 2.0, doublings: int = 8, k: float = 8.0, b: float = 1.0) -> PairsOf:
+    """S_r = S_t max(1 - q^-(i + 1) (1 + k sigmoid(-b S_t)), 0) of noise levels S = sigma / alpha, i from 0 to
+    doublings - 1 in equal parts of the run's `steps`: at first r = 0 for small t, diffusion's own loss, at last pairs
+    q^doublings times as near (Geng et al. 2024, arXiv:2406.14548, section 3.3; the constants of its code)."""
+    check(steps >= 1 and doublings >= 1, f"steps and doublings are at least 1, not {steps} and {doublings}")
+    check(q > 1, f"pairs come nearer by a factor q above 1, it is {q}")
+
+    def nearer(process: Process, t: Array, step: Array) -> Array:
+        level = process.sigma(t) / process.alpha(t)
+        i = jnp.minimum(step * doublings // steps, doublings - 1).astype(jnp.float32)
+        ratio = 1.0 - q ** -(i + 1.0) * (1.0 + k * jax.nn.sigmoid(-b * level))
+        r = process.time(-2.0 * (jnp.log(level) + jnp.log(jnp.maximum(ratio, 1e-6))))
+        return jnp.where(ratio > 0, jnp.minimum(r, t), 0.0)
+
+    return nearer
 
 
 def _uniform(turn: Turn) -> Array:

@@ -126,14 +126,18 @@ def table(scores: Mapping[str, Score]) -> list[str]:
     """Lines of a table of scores beside their floors."""
     rows = [("", "score", "real images", "score at their number")]
     for name, s in scores.items():
-        again = "" if s.at_floor is None or s.floor_images == s.images else number(s.at_floor)
-        rows.append((name, number(s.estimate), floor(s), again))
+        rows.append((name, number(s.estimate), floor(s), at_their_number(s)))
     return columns(rows)
 
 
 def floor(score: Score) -> str:
     """The floor and its number of images in words, or ""."""
     return "" if score.floor is None else f"{number(score.floor)} ({score.floor_images:,})"
+
+
+def at_their_number(score: Score) -> str:
+    """The score of as many generated images as the floor has, where these are others than all, or ""."""
+    return "" if score.at_floor is None or score.floor_images == score.images else number(score.at_floor)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Networks of discrete latents: an encoder to a grid of vectors, a decoder from it, and a prior over grids of codes."""
+"""Networks of discrete latents: an encoder to a grid of vectors, a decoder from it, two models of grids of codes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from jaxgen.nets.layers import (
     joined,
     separated,
 )
+from jaxgen.nets.network import Network
 from jaxgen.nets.norms import BatchNorm
-from jaxgen.nets.primitives import constant_std, conv, std_init
+from jaxgen.nets.primitives import attention, constant_std, conv, std_init
 from jaxgen.types import Array, Tree, check
 
 
@@ -86,6 +87,30 @@ class ConvGridDecoder(nn.Module):
         for i in range(halvings, 0, -1):
             h = nn.relu(ConvTranspose(self.width * min(i, 2), kernel_init=std_init(2.0), dtype=self.dtype)(h))
         return Conv(self.shape[2], dtype=self.dtype)(h).astype(jnp.float32)
+
+
+def flat_posterior(encoder: Network) -> Network:
+    """An encoder's [B, h, w, 2 d] as mu and log sigma^2 of h w d numbers in a row, [B, 2 h w d]: what `families.vae`
+    takes of a grid of latents."""
+
+    def apply(params: Tree, stats: Tree, *inputs: Any, **options: Any) -> tuple[Array, Tree]:
+        h, stats = encoder.apply(params, stats, *inputs, **options)
+        parts = jnp.split(h, 2, axis=-1)
+        return jnp.concatenate([part.reshape(h.shape[0], -1) for part in parts], axis=-1), stats
+
+    return encoder._replace(apply=apply)
+
+
+def of_flat(decoder: Network, shape: Sequence[int]) -> Network:
+    """A decoder of [B, *shape] as one of its numbers in a row."""
+
+    def grid(z: Array) -> Array:
+        return z.reshape(z.shape[0], *shape)
+
+    return decoder._replace(
+        init=lambda key, z, *rest: decoder.init(key, grid(z), *rest),
+        apply=lambda params, stats, z, *rest, **options: decoder.apply(params, stats, grid(z), *rest, **options),
+    )
 
 
 class Residual(nn.Module):
@@ -174,6 +199,39 @@ class PixelCNN(nn.Module):
         if c is None or image is None:
             return image if c is None else c
         return joined(image, jnp.broadcast_to(c, (*image.shape[:3], c.shape[-1])))
+
+
+class CodeTransformer(nn.Module):
+    """Grid of codes [B, h, w], `codes` for a mask -> logits [B, h, w, codes], those of a position from all that are not
+    masked: a transformer that sees both ways (Vaswani et al. 2017, arXiv:1706.03762; layers begin with their
+    normalisation) with a learned vector for every position, of grids of one size.
+
+    A condition is a vector added to every position's (classes: of the labels, see `layers.Condition`).
+    """
+
+    codes: int
+    width: int = 64
+    layers: int = 4
+    heads: int = 4
+    classes: Classes = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, index: Array, condition: Tree = None, train: bool = False) -> Array:
+        b, height, width = index.shape
+        check(self.width % self.heads == 0, f"{self.width} channels cannot be split into {self.heads} attention heads")
+        places = self.param("places", constant_std(0.1), (height * width, self.width), jnp.float32)
+        h = Embed(self.codes + 1, self.width, dtype=self.dtype)(index.reshape(b, -1)) + places.astype(self.dtype)
+        c = Condition(self.classes, self.width, project=True, dtype=self.dtype)(condition, b)
+        h = h if c is None else h + c[:, None]
+        for _ in range(self.layers):
+            qkv = Dense(3 * self.width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(h))
+            q, k, v = jnp.moveaxis(qkv.reshape(b, -1, 3, self.heads, self.width // self.heads), 2, 0)
+            h = h + Dense(self.width, dtype=self.dtype)(attention(q, k, v).reshape(h.shape))
+            m = Dense(4 * self.width, kernel_init=std_init(2.0), dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(h))
+            h = h + Dense(self.width, dtype=self.dtype)(nn.gelu(m))
+        h = Dense(self.codes, kernel_init=constant_std(1e-2), dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(h))
+        return h.reshape(b, height, width, self.codes).astype(jnp.float32)
 
 
 def _sides(condition: Tree) -> tuple[int, int] | None:

@@ -125,6 +125,33 @@ class DCGANCritic(nn.Module):
         return found.score if self.heads is None else found
 
 
+class PatchCritic(nn.Module):
+    """Image [B, H, W, C] -> a score of each of its overlapping patches [B, h, w]: `halvings` 4x4 convolutions of stride
+    2, one more of stride 1, leaky ReLU of slope 0.2, batch normalisation on all but the first, and a linear output
+    (Isola et al. 2016, arXiv:1611.07004, section 3.2.2 and appendix 6.1.2). A patch has 16, 34, 70 pixels a side with
+    1, 2, 3 halvings.
+
+    weight: `weights.spectral`, instead of the batch normalisation (norm=False).
+    """
+
+    width: int = 32
+    halvings: int = 2
+    norm: bool = True
+    weight: Weight | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        h, outputs = x.astype(self.dtype), [self.width * min(2**i, 8) for i in range(self.halvings + 1)]
+        for i, width in enumerate(outputs):
+            norm = self.norm and i > 0
+            layer = partial(Conv, bias=not norm, kernel_init=DCGAN_INIT, weight=self.weight, dtype=self.dtype)
+            h = layer(width, 4, 2 if i < self.halvings else 1)(h)
+            h = nn.leaky_relu(BatchNorm(dtype=self.dtype)(h, train) if norm else h, 0.2)
+        score = Conv(1, 4, kernel_init=DCGAN_INIT, weight=self.weight, dtype=self.dtype)(h)
+        return score[..., 0].astype(jnp.float32)
+
+
 class ConvEncoder(nn.Module):
     """Image [B, H, W, C] -> [B, out]: strided 4x4 convolutions with ReLU, then a dense layer. An image to condition on
     joins as channels, labels and attributes join before the dense layer."""

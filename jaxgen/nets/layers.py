@@ -296,9 +296,19 @@ def _wanted(classes: Classes) -> str:
 
 
 def time_features(t: Array, features: int, dtype: Dtype = jnp.float32) -> Array:
-    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]
-    (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020 count the time to 1000)."""
+    """[cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-i / half): [B] in [0, 1] -> [B, features]; of several times an
+    example, [B, K], side by side, [B, K features] (Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020
+    count the time to 1000)."""
     half = features // 2
     w = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
-    angle = 1000.0 * t[:, None].astype(jnp.float32) * w
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype)
+    angle = 1000.0 * t[..., None].astype(jnp.float32) * w
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1).astype(dtype).reshape(t.shape[0], -1)
+
+
+def fourier_features(x: Array, exponents: Sequence[int]) -> Array | None:
+    """sin(2^n pi x) and cos(2^n pi x) of every channel, for each of N exponents n: [..., C] -> [..., 2 C N]; None
+    without exponents (Kingma et al. 2021, arXiv:2107.00630, appendix C)."""
+    if not exponents:
+        return None
+    angles = [2.0**n * math.pi * x.astype(jnp.float32) for n in exponents]
+    return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)

@@ -45,11 +45,12 @@ class MLP(nn.Module):
 
 class MLPDenoiser(nn.Module):
     """A denoiser of points: (x_t [B, D], t [B], condition) -> [B, D], with residual layers modulated by the time and
-    the condition (classes: of its labels, see `layers.Condition`)."""
+    the condition (classes: of its labels, see `layers.Condition`). outputs: as many as x has by default."""
 
     features: int = 128
     depth: int = 3
     classes: Classes = None
+    outputs: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -64,4 +65,5 @@ class MLPDenoiser(nn.Module):
                 + Dense(self.features, dtype=self.dtype)(e)
             )
             h = h + Dense(self.features, dtype=self.dtype)(r)
-        return Dense(x.shape[-1], kernel_init=std_init(1e-4), dtype=self.dtype)(nn.silu(h)).astype(jnp.float32)
+        outputs = self.outputs or x.shape[-1]
+        return Dense(outputs, kernel_init=std_init(1e-4), dtype=self.dtype)(nn.silu(h)).astype(jnp.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -38,20 +40,28 @@ class Network(NamedTuple):
         return self.apply(params, stats, *inputs, train=True, **({"keys": keys} if self.random else {}))
 
 
-def network(module: nn.Module) -> Network:
-    """The network of any Linen module `__call__(*inputs, train, keys)`.
+def network(module: Any) -> Network:
+    """The network of any Linen module `__call__(*inputs, train, keys)`; or of an NNX one, or a function rngs -> one,
+    see `nets.nnx.of_nnx`.
 
     `train` is passed where the module takes an argument of that name, as its last one, and after it `keys`, [B] in
     training and None otherwise, where it takes those: for `layers.Dropout`. A condition of None is left out where the
     module has no place for it. Parameters begin as the module's own initialisers give them; those of
     `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
 
-    InputError for what is no Linen module, for inputs that its `__call__` does not take or that do not fit the
+    InputError for what is no module of Flax, for inputs that its `__call__` does not take or that do not fit the
     parameters, and for a module that changes its statistics outside training or draws random numbers by itself, as
     `flax.linen.Dropout` does: one mask for a batch depends on how the batch lies on the devices.
     """
-    check(isinstance(module, nn.Module), f"network() takes a module of flax.linen, not a {type(module).__name__}")
-    call = _signature(module)
+    if _is_nnx(module):
+        from jaxgen.nets.nnx import of_nnx
+
+        return of_nnx(module)
+    what = (
+        f"network() takes a module of flax.linen or flax.nnx, or a function rngs -> one, not a {type(module).__name__}"
+    )
+    check(isinstance(module, nn.Module), what)
+    call = signature(module)
 
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
         with _in_one_line(module):
@@ -71,6 +81,16 @@ def network(module: nn.Module) -> Network:
             return module.apply(variables, *inputs, **options), stats
 
     return Network(init, apply, call.keys)
+
+
+def _is_nnx(module: Any) -> bool:
+    """Whether it is an NNX module, or makes one: a function, or a class of NNX. Only who has one has imported NNX."""
+    nnx = sys.modules.get("flax.nnx")
+    if inspect.isfunction(module) or isinstance(module, functools.partial):
+        return True
+    return nnx is not None and (
+        isinstance(module, nnx.Module) or (inspect.isclass(module) and issubclass(module, nnx.Module))
+    )
 
 
 def unconditioned(net: Network) -> Network:
@@ -145,7 +165,8 @@ class _Signature(NamedTuple):
         return {"train": train} if self.train else {}
 
 
-def _signature(module: nn.Module) -> _Signature:
+def signature(module: Any) -> _Signature:
+    """What the `__call__` of a module takes."""
     parameters = list(inspect.signature(module.__call__).parameters.values())
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     keys = [p.name for p in parameters][-2:] == ["train", "keys"]

@@ -108,6 +108,13 @@ def _varying(x: Array) -> frozenset:
     return getattr(kind, "varying", None) or getattr(aval, "vma", None) or frozenset()
 
 
+def _marked(x: Array, axes: tuple) -> Array:
+    """x, as varying over those mesh axes."""
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, axes, to="varying")
+    return lax.pvary(x, axes)  # type: ignore[attr-defined]  # its name before jax 0.8
+
+
 def _bind(x: Array, w: Array, window: Window, precision: str | None = None) -> Array:
     """The convolution, in the precision given or in the one that is set while this is traced: the lowering comes later.
 
@@ -116,9 +123,9 @@ def _bind(x: Array, w: Array, window: Window, precision: str | None = None) -> A
     """
     axes_x, axes_w = _varying(x), _varying(w)
     if axes_w - axes_x:
-        x = lax.pcast(x, tuple(sorted(axes_w - axes_x)), to="varying")
+        x = _marked(x, tuple(sorted(axes_w - axes_x)))
     if axes_x - axes_w:
-        w = lax.pcast(w, tuple(sorted(axes_x - axes_w)), to="varying")
+        w = _marked(w, tuple(sorted(axes_x - axes_w)))
     precision = precision or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return conv_p.bind(x, w, window=window, precision=precision)
 

@@ -18,6 +18,7 @@ from jaxgen.nets.layers import (
     Dense,
     Dropout,
     Dtype,
+    fourier_features,
     joined,
     rematerialised,
     separated,
@@ -135,6 +136,10 @@ class UNet(nn.Module):
     EDM's variant (Karras et al. 2022, arXiv:2206.00364, appendix F, after Song et al. 2020, arXiv:2011.13456,
     "DDPM++"): scaled=True divides every sum by sqrt 2, filter=(1, 1) halves and doubles the image inside residual
     blocks by that filter instead of by a convolution each.
+
+    fourier: exponents n of sin(2^n pi x) and cos(2^n pi x), which join x as channels: a likelihood needs the least
+    significant bits of pixels (Kingma et al. 2021, arXiv:2107.00630, appendix C: 7 and 8).
+    outputs: channels of the output, those of x by default; twice as many where it learns variances too.
     """
 
     width: int = 64
@@ -143,6 +148,8 @@ class UNet(nn.Module):
     attention_at: Sequence[int] = (16,)
     heads: int = 4
     classes: Classes = None
+    fourier: Sequence[int] = ()
+    outputs: int | None = None
     dtype: Dtype = jnp.float32
     dropout: float = 0.0
     scaled: bool = False
@@ -163,7 +170,7 @@ class UNet(nn.Module):
         text = tokens_in(rest)
         text = None if text is None else Start(self.dtype)(text)
         levels = Levels(self, self._embed(t, rest), text, keys)
-        h = Conv(self.width, dtype=self.dtype)(joined(x, image))
+        h = Conv(self.width, dtype=self.dtype)(joined(joined(x, fourier_features(x, self.fourier)), image))
         skips = [h]
         for level, m in enumerate(self.multipliers):
             for _ in range(self.blocks):
@@ -180,7 +187,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = levels.double(h)
         h = nn.silu(GroupNorm(dtype=self.dtype)(h))
-        return Conv(x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
+        return Conv(self.outputs or x.shape[-1], kernel_init=NEARLY_ZERO, dtype=self.dtype)(h).astype(jnp.float32)
 
     def _embed(self, t: Array, condition: Tree) -> Array:
         features = 4 * self.width

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from jaxgen.sampling.adaptive import adaptive
 from jaxgen.sampling.codes import in_codes, mix
+from jaxgen.sampling.consistency import consistency, jumping
 from jaxgen.sampling.ddim import ddim
 from jaxgen.sampling.ddpm import ddpm
 from jaxgen.sampling.directions import analogy, boundary, factors, principal
@@ -22,7 +24,7 @@ from jaxgen.sampling.guidance import (
     truncation,
 )
 from jaxgen.sampling.inversion import invert
-from jaxgen.sampling.iterate import Times, custom, iterate, karras, log_uniform, quadratic, uniform
+from jaxgen.sampling.iterate import Times, cosine, custom, iterate, karras, log_uniform, quadratic, stopped, uniform
 from jaxgen.sampling.multistep import multistep
 from jaxgen.sampling.restoration import (
     blurred,
@@ -47,6 +49,7 @@ from jaxgen.sampling.sample import (
     weights,
 )
 from jaxgen.sampling.standing import standing
+from jaxgen.sampling.unmask import confident, unmask
 from jaxgen.sampling.walks import (
     along,
     arithmetic,
@@ -61,7 +64,7 @@ from jaxgen.sampling.walks import (
 )
 from jaxgen.types import Model, Process, Sampler, Solver, check
 
-# (process) -> Solver: those chosen by name
+# (process) -> Solver: those chosen by name, of processes of Gaussian noise, and of those over codes
 SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "ddim": ddim,
     "ddpm": ddpm,
@@ -71,21 +74,32 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "dpmpp_2m": multistep,
     "dpmpp_2m_sde": partial(multistep, eta=1.0),
     "dpmpp_3m": partial(multistep, order=3),
+    "consistency": consistency,
+    "mean_flow": lambda process: jumping(ddim(process)),
 }
+UNMASKING: dict[str, Callable[[Process], Solver]] = {"unmask": unmask, "confident": confident}
 
 
-def named(model: Model, solver: str, steps: int) -> Sampler:
-    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip."""
+def named(model: Model, solver: str | None, steps: int) -> Sampler:
+    """The sampler of that solver's name for a model that iterates, with `steps` equal steps and its process's clip; of
+    none, the first one for its process, DDIM or `unmask`; "adaptive" chooses its own steps."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
-    check(solver in SOLVERS, f"unknown sampler {solver!r}: choose one of {', '.join(SOLVERS)}")
-    return iterate(SOLVERS[solver](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
+    there = SOLVERS if process.mask is None else UNMASKING  # type: ignore[union-attr]
+    name = next(iter(there)) if solver is None else solver
+    if name == "adaptive" and there is SOLVERS:
+        return adaptive(process, clip=process.clip)  # type: ignore[union-attr, arg-type]
+    kind = "" if name not in (SOLVERS | UNMASKING) else " for this model's process"
+    check(name in there, f"unknown sampler {name!r}{kind}: choose one of {', '.join(there)}")
+    return iterate(there[name](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
 
 __all__ = [
     "SOLVERS",
+    "UNMASKING",
     "Options",
     "Times",
+    "adaptive",
     "along",
     "analogy",
     "arithmetic",
@@ -97,6 +111,9 @@ __all__ = [
     "classifier_free",
     "compose",
     "conditions",
+    "confident",
+    "consistency",
+    "cosine",
     "custom",
     "ddim",
     "ddpm",
@@ -113,6 +130,7 @@ __all__ = [
     "interpolate",
     "invert",
     "iterate",
+    "jumping",
     "karras",
     "latent_shape",
     "lerp",
@@ -135,11 +153,13 @@ __all__ = [
     "sample",
     "slerp",
     "standing",
+    "stopped",
     "stream",
     "travel",
     "traverse",
     "truncated",
     "truncation",
     "uniform",
+    "unmask",
     "weights",
 ]

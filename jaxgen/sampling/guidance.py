@@ -14,7 +14,19 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxgen.processes import like
-from jaxgen.types import Array, Guidance, Model, Predict, Prediction, Process, TrainState, Tree, check, weights
+from jaxgen.types import (
+    Array,
+    Guidance,
+    Interval,
+    Model,
+    Predict,
+    Prediction,
+    Process,
+    TrainState,
+    Tree,
+    check,
+    weights,
+)
 
 PredictOf = Callable[[Tree], Predict]
 
@@ -80,7 +92,7 @@ def _limited(guidance, start, stop, predict_of: PredictOf, condition: Tree, give
     guided, plain = guidance(predict_of, condition, given), predict_of(condition)
 
     def predict(x: Array, t: Array) -> Prediction:
-        inside = jnp.all((t >= start) & (t <= stop))
+        inside = jnp.all((at(t) >= start) & (at(t) <= stop))
         return jax.lax.cond(inside, lambda: guided(x, t), lambda: plain(x, t))
 
     return predict
@@ -128,7 +140,7 @@ def _classifier(log_prob, params, extra, process, scale, predict_of, condition, 
 
     def predict(x: Array, t: Array) -> Prediction:
         def chosen(x: Array) -> Array:
-            return jnp.sum(jnp.take_along_axis(log_prob(params, extra, x, t), given[:, None], axis=1))
+            return jnp.sum(jnp.take_along_axis(log_prob(params, extra, x, at(t)), given[:, None], axis=1))
 
         found = base(x, t)
         push = jax.grad(chosen)(x)
@@ -140,7 +152,13 @@ def _classifier(log_prob, params, extra, process, scale, predict_of, condition, 
 def steered(process: Process, found: Prediction, t: Array, slope: Array) -> Prediction:
     """x_0 + sigma_t^2 / alpha_t slope: what a slope of log p(y | x_t) in x_t does to the estimate of x_0, by Tweedie's
     formula."""
+    t = at(t)
     return found._replace(x0=found.x0 + like(jnp.square(process.sigma(t)) / process.alpha(t), slope) * slope)
+
+
+def at(t: Array | Interval) -> Array:
+    """The time at which x_t is."""
+    return t.t if isinstance(t, Interval) else t
 
 
 def truncation(psi: float | Array, mean: Array) -> Partial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,13 @@ def quadratic(steps: int) -> Times:
     return custom((1.0 - np.arange(steps + 1) / steps) ** 2)
 
 
+def cosine(steps: int) -> Times:
+    """t_i = cos(pi i / (2 steps)): of a process over codes, few at first, when each depends on all that are to come
+    (Chang et al. 2022, arXiv:2202.04200, section 3.3)."""
+    _check_steps(steps)
+    return custom(np.maximum(np.cos(0.5 * np.pi * np.arange(steps + 1) / steps), 0.0))
+
+
 def custom(times: Sequence[float] | np.ndarray) -> Times:
     """Times of one's own, the first where the noise is and the last where the sample is taken."""
     grid = np.asarray(times, np.float32)
@@ -91,6 +98,16 @@ def iterate(solver: Solver, times: Times, clip: float | Array = float("inf"), *,
         count = int(times.count)
         check(steps == count, f"these times are of {count} steps, not of {steps}")
     return Partial(_walk(steps), solver, times, jnp.asarray(clip, jnp.float32))
+
+
+def stopped(sampler: Sampler, steps: int) -> Sampler:
+    """The same sampler, which ends after `steps` of its steps and gives x_t as it is there; nothing is compiled anew.
+    InputError for one that is none of `iterate`, and for more steps than it has."""
+    parts: Any = getattr(sampler, "args", ())
+    check(len(parts) == 3 and isinstance(parts[1], Times), "a sampler of `iterate` can be stopped, this is another one")
+    solver, times, clip = parts
+    check(0 <= steps <= int(times.count), f"this sampler takes 0 to {int(times.count)} steps, not {steps}")
+    return Partial(_walk(None), solver, times._replace(count=jnp.asarray(steps, jnp.int32)), clip)
 
 
 @cache

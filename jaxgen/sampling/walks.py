@@ -174,9 +174,10 @@ def encode(
     """Latents of images x: [B, H, W, C] in [-1, 1], in the space of the prior; batch: images a compiled call.
 
     Those of a model that iterates are found by running `steps` steps of DDIM from data to noise (Song et al. 2021,
-    arXiv:2010.02502, section 4.3), after its encoder where it has one. InputError for a model with neither.
+    arXiv:2010.02502, section 4.3), after its encoder where it has one; of a process over codes they are the codes, none
+    masked. InputError for a model with neither.
     """
-    inverted = model.process is not None
+    inverted = model.process is not None and model.process.mask is None
     check(model.encode is not None or inverted, "this model has no encoder: it maps noise to images only")
     check(batch >= 1, f"the encoding batch must be at least 1, it is {batch}")
     check(x.ndim >= 2 and len(x) >= 1, f"images to encode are an array [B, H, W, C], not one of shape {x.shape}")
@@ -186,7 +187,7 @@ def encode(
     bare = condition is None and (model.condition is None or model.condition.empty is None)
     condition = None if bare else conditions(model, len(x), condition)
     times = uniform(steps, start=FIRST, stop=1.0)
-    walk = iterate(ddim(model.process), times, model.process.clip) if model.process is not None else None
+    walk = iterate(ddim(model.process), times, model.process.clip) if inverted else None  # type: ignore[arg-type,union-attr]
     (params, extra), size, pieces = weights(state, ema), min(batch, len(x)), []
     for start in range(0, len(x), size):
         index = np.minimum(np.arange(start, start + size), len(x) - 1)  # the last again: one shape for every call

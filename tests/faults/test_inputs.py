@@ -22,7 +22,6 @@ from PIL import Image
 
 import jaxgen
 from jaxgen import cli, data, inputs, records, runs
-from jaxgen.cli.common import Sampling
 from jaxgen.types import InputError
 
 __all__ = ["home"]
@@ -137,8 +136,9 @@ def flags() -> list[tuple[str, str, str, str]]:
             for p in inspect.signature(function).parameters.values()
             if p.kind is not p.POSITIONAL_ONLY
         ]
-        if "sampling" in dict(given):
-            given += [(f.name, f.type) for f in fields(Sampling) if f.name != "sampler"]
+        own = inspect.signature(function).parameters.get("sampling")
+        if own is not None:  # those of `Sampling`, or the fewer of a command that chooses its times itself
+            given += [(f.name, f.type) for f in fields(own.default) if f.name != "sampler"]
         for name, kind in given:
             kinds = [each for each in wrong if re.search(rf"\b{each}\b", str(kind))]
             cases += [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.nets import network
-from jaxgen.nets.codes import ConvGridDecoder, ConvGridEncoder, PixelCNN
+from jaxgen.nets.codes import CodeTransformer, ConvGridDecoder, ConvGridEncoder, PixelCNN
 from jaxgen.types import InputError
 
 KEY = jax.random.key(0)
@@ -49,3 +49,23 @@ def test_a_position_s_logits_depend_on_the_codes_before_it_and_on_no_other(layer
     assert moved[~before].max() < 1e-5
     if layers == 4:  # no blind spot: every code before matters
         assert moved[before].min() > 1e-4
+
+
+def test_a_transformer_s_logits_depend_on_every_code_and_on_where_it_lies():
+    net, n = network(CodeTransformer(CODES, 8, 1, 2, classes=3)), HEIGHT * WIDTH
+    base = np.random.default_rng(0).integers(0, CODES + 1, n)  # some of them masks
+    changed = np.where(np.eye(n, dtype=bool), (base + 1) % (CODES + 1), base)
+    turned = np.where(np.arange(n) < 2, base[[1, 0, *range(2, n)]], base)
+    assert base[0] != base[1]
+    grids = jnp.asarray(np.concatenate([base[None], changed, turned[None]]).reshape(-1, HEIGHT, WIDTH), jnp.int32)
+    labels = jnp.zeros(n + 2, jnp.int32)
+    params, stats = net.init(KEY, grids, labels)
+    apply = jax.jit(net.apply)
+    logits = np.asarray(apply(params, stats, grids, labels)[0])
+    assert logits.shape == (n + 2, HEIGHT, WIDTH, CODES)
+    moved = np.abs(logits - logits[0]).max(axis=-1).reshape(n + 2, n) / logits.std()
+    assert moved[1:].min() > 1e-5
+    assert np.abs(apply(params, stats, grids, labels + 1)[0] - logits).max(axis=-1).min() > 1e-5
+    with pytest.raises(InputError, match="8 channels cannot be split into 3"):
+        net = network(CodeTransformer(CODES, 8, 1, 3))
+        net.init(KEY, grids)

@@ -8,6 +8,7 @@ import pytest
 from jaxgen.nets import network, unconditioned
 from jaxgen.nets.conv import DCGANCritic
 from jaxgen.nets.heads import AutoencoderCritic, Heads
+from jaxgen.nets.infogan import InfoGANCritic, InfoGANGenerator
 from jaxgen.nets.mlp import MLP
 from jaxgen.nets.progressive import ProgressiveCritic, ProgressiveGenerator, size_at, stages
 from jaxgen.nets.r3gan import R3Critic, R3Generator, Residual
@@ -55,6 +56,7 @@ GENERATORS = {
     "big": lambda shape: ResNetGenerator(shape, 8, 16, classes=3, skip=True, attention=8),
     "r3": lambda shape: R3Generator(shape, 16, 32),
     "conditional r3": lambda shape: R3Generator(shape, 16, 32, classes=3),
+    "conditional infogan": lambda shape: InfoGANGenerator(shape, 4, classes=3),
 }
 CRITICS = {
     "resnet": ResNetCritic(8, 16),
@@ -85,6 +87,24 @@ def test_critics_score_images_of_every_size(name, shape):
     assert score.shape == (4,) and score.dtype == jnp.float32
     seen, _, _ = traced(network(module.clone(heads=Heads(logits=5, codes=3))), jnp.zeros((4, *shape)))
     assert isinstance(seen, Seen) and (seen.logits.shape, seen.codes.shape) == ((4, 5), (4, 3))
+
+
+def test_infogan_s_networks_are_those_of_its_table():
+    """Chen et al. 2016, table 1: kernels of both networks on MNIST, and Q's on the critic's last hidden layer."""
+
+    def kernels(params):
+        return sorted(leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+
+    image, params, stats = traced(network(InfoGANGenerator((28, 28, 1))), jnp.zeros((4, 74)))
+    assert kernels(params) == [(4, 4, 64, 1), (4, 4, 128, 64), (74, 1024), (1024, 7 * 7 * 128)]
+    assert image.shape == (4, 28, 28, 1) and len(jax.tree.leaves(stats)) == 2 * 3
+    seen, params, stats = traced(network(InfoGANCritic(heads=Heads(codes=14))), jnp.zeros((4, 28, 28, 1)))
+    own = [(4, 4, 1, 64), (4, 4, 64, 128), (1024, 1), (7 * 7 * 128, 1024)]
+    assert kernels(params) == sorted([*own, (128, 14), (1024, 128)])
+    assert (seen.score.shape, seen.codes.shape) == ((4,), (4, 14)) and len(jax.tree.leaves(stats)) == 2 * 2
+    labelled = network(InfoGANCritic(4, classes=3, norm=False))
+    score, _, stats = traced(labelled, jnp.zeros((4, 28, 28, 1)), LABELS)
+    assert score.shape == (4,) and not jax.tree.leaves(stats)
 
 
 @pytest.mark.parametrize("module", [m for m in CRITICS.values() if not m.classes], ids=lambda m: type(m).__name__)

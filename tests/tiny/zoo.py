@@ -13,9 +13,10 @@ from jaxgen.data import noise
 from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
 from jaxgen.losses.denoising import low_discrepancy, optimal
+from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network, with_encoder
-from jaxgen.nets.codes import PixelCNN
-from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator
+from jaxgen.nets.codes import CodeTransformer, PixelCNN, flat_posterior, of_flat
+from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator, PatchCritic
 from jaxgen.nets.dit import DiT
 from jaxgen.nets.heads import AutoencoderCritic
 from jaxgen.nets.layers import Conv, Dense
@@ -26,6 +27,7 @@ from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
 from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
 from jaxgen.nets.text import TextEncoder
 from jaxgen.nets.weights import spectral
+from jaxgen.processes import absorbing as masking
 from jaxgen.processes import cosine
 from jaxgen.processes import flow as straight
 from jaxgen.types import Batch, Model, Seen
@@ -152,11 +154,33 @@ def adversarial():
     return families.adversarial_autoencoder(encoder, decoder, critic, 4)
 
 
-def latent():
+def latent(outer, size):
     process = cosine(clip=np.inf)
     sampler = sampling.iterate(sampling.ddim(process), sampling.uniform(5))
-    codes = families.diffusion(network(MLPDenoiser(32, 1)), process, (4,), sampler=sampler, prediction="v")
-    return families.latent(mlp_vae(), codes)
+    codes = families.diffusion(network(MLPDenoiser(32, 1)), process, (size,), sampler=sampler, prediction="v")
+    return families.latent(outer, codes)
+
+
+def kl(p):
+    encoder, decoder = network(MLP((2, 2, 4), (32,))), network(MLP(SHAPE, (32,)))
+    return families.vae(flat_posterior(encoder), of_flat(decoder, (2, 2, 2)), 8, likelihood=p)
+
+
+def codes(p):
+    encoder, decoder = network(MLP((2, 2, 3), (64,))), network(MLP(SHAPE, (64,)))
+    return families.quantised(encoder, decoder, families.vq(4, 3), (2, 2), likelihood=p)
+
+
+def sharpened(make):
+    """Of a weight that sees all of a minibatch, and batch statistics of a critic of patches."""
+    return families.sharpened(make, network(PatchCritic(4, halvings=1)), start=2)
+
+
+def absorbing():
+    """Of codes of which some are masked, beside the autoencoder that gives them."""
+    sampler = sampling.iterate(sampling.unmask(masking(4)), sampling.uniform(4))
+    inner = families.absorbing(network(CodeTransformer(4, 8, 1, 2)), 4, (2, 2), sampler=sampler)
+    return families.latent(codes(None), inner, train=True)
 
 
 def ladder():
@@ -191,11 +215,13 @@ class Kind(NamedTuple):
     order  the turns of its players
     data   "images", those of three "classes", "labelled" ones of which some have no label, those with a "text", or
            labelled "points"
+    cache  what a frozen autoencoder gives is computed once
     """
 
     make: Callable[[], Model]
     order: tuple[str, ...] | None = None
     data: str = "images"
+    cache: bool = False
 
 
 ZOO = {
@@ -218,7 +244,10 @@ ZOO = {
     "autoencoder": Kind(lambda: families.autoencoder(*nets(4), 4)),
     "denoising": Kind(denoising),
     "adversarial": Kind(adversarial),
-    "latent": Kind(latent),
+    "latent": Kind(lambda: latent(mlp_vae(), 4)),
+    "cached": Kind(lambda: latent(kl(bernoulli()), 8), cache=True),
+    "absorbing": Kind(absorbing),
+    "sharpened": Kind(lambda: sharpened(kl), ("critic", "vae")),
     "ladder": Kind(ladder),
     "m2": Kind(m2, data="labelled"),
     "vae_gan": Kind(vae_gan, ("critic", "encoder", "decoder")),
@@ -251,5 +280,5 @@ def experiment(*, family: str = "ladder", steps: int = 120, save_every: int = 10
     classes = () if batch.condition is None else WORDS if kind.data == "text" else tuple("012")
     noises = data.in_memory("noise", "train", batch.x, batch.condition, classes=classes)
     optimizers = {player: optax.adam(1e-3) for player in model.game.losses}
-    every = {"log_every": 10, "sample_every": 10**6, "save_every": save_every}
+    every = {"log_every": 10, "sample_every": 10**6, "save_every": save_every, "cache": kind.cache}
     return Experiment(model, optimizers, noises, 16, steps, order=kind.order, ema=0.9, **every)

@@ -1,0 +1,1 @@
+"""Experiments that come with jaxgen and take any images: `jaxgen train folder_gan --folder ~/pictures`."""
