@@ -12,6 +12,7 @@ from jaxgen import Experiment, data, families
 from jaxgen.conditions import labels
 from jaxgen.losses import denoising
 from jaxgen.nets import network
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.unet import UNet
 from jaxgen.parametrisations import Parametrisation, edm
 from jaxgen.processes import cosine, flow, linear, sigmoid, variance_exploding
@@ -61,9 +62,10 @@ def experiment(
     batch: int = 128,
     lr: float = 1e-3,
     width: int = 32,
+    net: Literal["unet", "dit"] = "unet",
     drop: float = 0.1,
 ) -> Experiment:
-    """A UNet, by default one that predicts v on the cosine schedule, drawn by 50 steps of DDIM.
+    """A UNet or a DiT, by default one that predicts v on the cosine schedule, drawn by 50 steps of DDIM.
 
     Args:
         method: whose values
@@ -71,13 +73,17 @@ def experiment(
         batch: examples a step
         lr: Adam's learning rate, warmed up and then lowered to nothing along a cosine
         width: channels of the UNet at full size
+        net: a UNet, or a DiT of 2x2 patches, four times as wide
         drop: probability that a label is left out; with 1 the model is unconditional
     """
     digits, chosen = data.load("digits"), values(method)
     classes = None if drop == 1 else len(digits.classes)
-    unet = UNet(width, multipliers=(1, 2), blocks=1, attention_at=(4,), heads=4, classes=classes)
+    if net == "unet":
+        denoiser = UNet(width, multipliers=(1, 2), blocks=1, attention_at=(4,), heads=4, classes=classes)
+    else:
+        denoiser = DiT(patch=2, width=4 * width, depth=4, heads=4, classes=classes)
     model = families.diffusion(
-        network(unet),
+        network(denoiser),
         chosen.process,
         digits.shape,
         sampler=chosen.sampler,

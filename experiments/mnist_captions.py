@@ -28,15 +28,15 @@ from jaxgen.data import captions
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.features import Extractor, extract
 from jaxgen.metrics.referee import referee
-from jaxgen.nets import network
+from jaxgen.nets import network, with_encoder
 from jaxgen.nets.dit import DiT
-from jaxgen.nets.network import with_encoder
 from jaxgen.nets.text import TextEncoder
 from jaxgen.nets.unet import UNet
 from jaxgen.processes import cosine
+from jaxgen.runs import load_run
 from jaxgen.sampling import ddim, iterate, uniform
 
-SEEN_EACH, UNSEEN_EACH = 6, 50
+SPLITS, SEEN_EACH, UNSEEN_EACH = ("train", "test"), 6, 50
 SHOWN = (
     "a thick seven leaning left",
     "a thin seven leaning left",
@@ -52,6 +52,7 @@ SHOWN = (
 def experiment(
     *,
     net: Literal["unet", "dit"] = "unet",
+    size: int = 28,
     steps: int = 2_000,
     batch: int = 32,
     lr: float = 1e-3,
@@ -61,18 +62,19 @@ def experiment(
     """A denoiser that attends to the words of a caption, encoded by a transformer that is trained with it.
 
     Args:
-        net: a UNet, or a DiT of patches of 4x4, eight times as wide
+        net: a UNet, or a DiT of 7x7 patches, eight times as wide
+        size: of the digits, 28 or 14
         steps: how long to train
         batch: examples a step
         lr: Adam's learning rate, warmed up and then lowered to nothing along a cosine
         width: channels of the UNet at full size
         dropout: in the denoiser
     """
-    mnist, process = data.load("mnist_captions", part="seen"), cosine()
+    mnist, process = data.load("mnist_captions", part="seen", size=size), cosine()
     if net == "unet":
-        denoiser = UNet(width, multipliers=(1, 2, 4), blocks=1, attention_at=(7,), heads=4, dropout=dropout)
+        denoiser = UNet(width, (1, 2, 4)[: size // 14 + 1], blocks=1, attention_at=(7,), heads=4, dropout=dropout)
     else:
-        denoiser = DiT(patch=4, width=8 * width, depth=6, heads=4, qk_norm=True, dropout=dropout)
+        denoiser = DiT(patch=size // 7, width=8 * width, depth=6, heads=4, qk_norm=True, dropout=dropout)
     encoder = TextEncoder(len(mnist.classes), features=64, layers=2, heads=4)
     model = families.diffusion(
         with_encoder(network(denoiser), network(encoder)),
@@ -84,13 +86,14 @@ def experiment(
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10), steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps)
+    return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps, ema=0.995, save_every=500)
 
 
 def main(run: str, guidance: float = 2.0) -> None:
     """Print the shares that the file's docstring names, and draw the picture."""
-    model, state = jaxgen.load(run)
-    mnist, test = data.load("mnist"), data.load("mnist", "test")
+    trained = load_run(run)
+    model, state = trained.experiment.model, trained.state
+    mnist, test = (data.shrunk(data.load("mnist", s), 28 // trained.experiment.data.shape[0] - 1) for s in SPLITS)
     extractor = referee(mnist, test)
     wanted = np.repeat(captions.every(), np.where(captions.unseen(captions.every()), UNSEEN_EACH, SEEN_EACH), axis=0)
     words = [captions.caption(row) for row in wanted]

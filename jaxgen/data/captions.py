@@ -14,7 +14,7 @@ from jaxgen.conditions import tokenised
 from jaxgen.data import mnist
 from jaxgen.data.attributes import measurements
 from jaxgen.data.dataset import Dataset, in_memory
-from jaxgen.data.subsets import labels_of
+from jaxgen.data.subsets import labels_of, shrunk
 from jaxgen.types import Array, check
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -22,20 +22,29 @@ PENS = ("thin", "medium", "thick")
 LEANINGS = ("leaning left", "standing upright", "leaning right")
 WORDS = ("a", *PENS, *DIGITS, "leaning", "standing", "left", "upright", "right")
 LENGTH = 5
-# of `measurements`' thick and slanted: the terciles of MNIST's 60,000 training pictures
-TERCILES = np.array([[0.867348, 1.079412], [-0.010118, 0.223638]])
+# {side: of `measurements`' thick and slanted}: the terciles of MNIST's 60,000 training pictures of that size
+TERCILES = {
+    28: np.array([[0.867348, 1.079412], [-0.010118, 0.223638]]),
+    14: np.array([[0.456346, 0.564491], [-0.010163, 0.221785]]),
+}
 UNSEEN = ((None, 2, 2), (0, 7, None))  # (leaning, digit, pen): thick twos, and sevens leaning left
 
 
 def load_mnist(
-    split: str = "train", *, part: Literal["all", "seen", "unseen"] = "all", data_dir: str | None = None
+    split: str = "train",
+    *,
+    part: Literal["all", "seen", "unseen"] = "all",
+    size: int = 28,
+    data_dir: str | None = None,
 ) -> Dataset:
     """MNIST with captions of the `WORDS`, condition int32 [N, 5] as `conditions.text(dataset.classes, 5)` takes it.
 
     part: "seen" leaves out the combinations that are `UNSEEN`, to be trained without; "unseen" is those alone.
+    size: 28, or 14, each pixel the mean of four.
     """
     check(part in ("all", "seen", "unseen"), f"mnist_captions has the parts all, seen and unseen, not {part!r}")
-    digits = mnist.load(split, data_dir=data_dir)
+    check(size in TERCILES, f"mnist_captions has pictures of 28x28 and of 14x14, not of {size}x{size}")
+    digits = shrunk(mnist.load(split, data_dir=data_dir), int(size == 14))
     x: Any = digits.take(np.arange(digits.size)).x
     found = described(x, labels_of(digits))
     kept = np.ones(len(x), bool) if part == "all" else unseen(found) == (part == "unseen")
@@ -44,9 +53,10 @@ def load_mnist(
 
 
 def described(x: Array | np.ndarray, digit: np.ndarray) -> np.ndarray:
-    """int [N, 3]: the third of leaning, the digit, the third of the pen's thickness, of pictures uint8 [N, H, W, 1]."""
-    values = measurements(x)
-    pen, leaning = (np.digitize(values[:, i], TERCILES[i]) for i in (0, 1))
+    """int [N, 3]: the third of leaning, the digit, the third of the pen's thickness, of pictures uint8 [N, 28, 28, 1]
+    or [N, 14, 14, 1]."""
+    values, terciles = measurements(x), TERCILES[x.shape[1]]
+    pen, leaning = (np.digitize(values[:, i], terciles[i]) for i in (0, 1))
     return np.stack([leaning, np.asarray(digit), pen], axis=1)
 
 

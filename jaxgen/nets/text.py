@@ -36,7 +36,7 @@ class TextEncoder(nn.Module):
     as they were. Learned vectors of words, positions by sines, and `layers` blocks of a transformer that attends to all
     words but padding (Vaswani et al. 2017, arXiv:1706.03762, section 3, normalised before each part).
 
-    words: how many there are, without the padding. `network.with_encoder(net, network(TextEncoder(...)))` is a network
+    words: how many there are, without the padding. `nets.with_encoder(net, network(TextEncoder(...)))` is a network
     that takes words, and is encoded once for all steps of a sampler. InputError for a condition without words.
     """
 

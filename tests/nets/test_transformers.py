@@ -9,12 +9,11 @@ import pytest
 from jaxgen import sampling
 from jaxgen.conditions import Maybe, Tokens, optional, sequence, several, text
 from jaxgen.families import autoregressive, classifier, diffusion
-from jaxgen.nets import network
+from jaxgen.nets import network, with_encoder
 from jaxgen.nets.attention import Attention, sincos, sincos_grid
 from jaxgen.nets.dit import Block, Context, DiT, patches, unpatched
 from jaxgen.nets.layers import Condition, Dropout, layer_keys
 from jaxgen.nets.mlp import MLP
-from jaxgen.nets.network import with_encoder
 from jaxgen.nets.primitives import attention
 from jaxgen.nets.text import TextEncoder
 from jaxgen.nets.unet import ResBlock, UNet, doubled, filtered
@@ -213,6 +212,27 @@ def test_an_absent_text_is_one_thing_whatever_its_words():
     params, stats = filled(net, X, T, one)
     a, b = (jax.jit(net.apply, compiler_options=QUICK)(params, stats, X, T, c)[0] for c in (one, other))
     assert moved(a, b)[0] > 1e-3 and moved(a, b)[1:].max() < 1e-5
+
+
+def test_a_dit_depends_on_its_label_its_time_and_its_image_and_is_close_to_itself_in_half_precision():
+    options, sketch, labels = {"classes": {"label": 3}, "qk_norm": True}, normal(B, 8, 8, 1), jnp.array([0, 1, 2])
+    net, c = tiny("dit", **options), {"label": labels, "sketch": sketch}
+    params, _ = filled(net, X, T, c)
+    run = jax.jit(net.apply, compiler_options=QUICK)
+    out = run(params, {}, X, T, c)[0]
+    for changed in (
+        (X, T, {**c, "label": labels.at[1].set(0)}),
+        (X, T.at[1].set(0.5), c),
+        (X, T, {**c, "sketch": sketch.at[1, 4, 7].add(1.0)}),
+    ):
+        found = moved(run(params, {}, *changed)[0], out)
+        assert found[1] > 1e-3 and max(found[0], found[2]) < 1e-5
+    half = tiny("dit", **options, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(half.init, KEY, X, T, c)[0])} == {
+        jnp.dtype("float32")
+    }
+    rounded = jax.jit(half.apply, compiler_options=QUICK)(params, {}, X, T, c)[0]
+    assert rounded.dtype == jnp.float32 and 1e-4 < np.std(rounded - out) / np.std(out) < 0.1
 
 
 # --- the UNet's variant ----------------------------------------------------------------------------------------------

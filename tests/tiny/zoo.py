@@ -14,7 +14,7 @@ from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
 from jaxgen.losses.denoising import low_discrepancy, optimal
 from jaxgen.losses.likelihood import bernoulli
-from jaxgen.nets import network
+from jaxgen.nets import network, with_encoder
 from jaxgen.nets.codes import CodeTransformer, PixelCNN, flat_posterior, of_flat
 from jaxgen.nets.conv import ConvDecoder, ConvEncoder, DCGANCritic, DCGANGenerator, PatchCritic
 from jaxgen.nets.dit import DiT
@@ -22,7 +22,6 @@ from jaxgen.nets.heads import AutoencoderCritic
 from jaxgen.nets.layers import Conv, Dense
 from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from jaxgen.nets.mlp import MLP, MLPDenoiser
-from jaxgen.nets.network import with_encoder
 from jaxgen.nets.norms import Referenced, VirtualBatchNorm
 from jaxgen.nets.resnet import ResNetCritic, ResNetGenerator
 from jaxgen.nets.style import Mapping, StyleCritic, StyleSynthesis2, styles
