@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from _tiny import FAMILIES, Home, home, refusal
+from jax import export
 
 import jaxgen
 from jaxgen import cli, data, exports, families
@@ -45,7 +46,7 @@ def test_it_is_called_with_arrays_alone_for_any_number_of_images(home: Home, tmp
 
     own = load_run(home.run("diffusion"))
     exports.export_model(own.experiment.model, own.state, tmp_path / "out", own.experiment.data)
-    sampler = jax.export.deserialize(bytearray((tmp_path / "out" / "sampler.jax").read_bytes()))
+    sampler = export.deserialize(bytearray((tmp_path / "out" / "sampler.jax").read_bytes()))
     named = load_file(tmp_path / "out" / "model.safetensors")
     bits = np.random.default_rng(0).integers(2**32, size=(7, 4), dtype=np.uint32)
     labels = np.array([3, -1, 0, 9, 9, 1, 2], np.int32)

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxgen.nets.network import Network, signature
 from jaxgen.types import Array, Tree, check
 
 
-def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
-    """The network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a module, which
-    begins with its own parameters, whatever the key.
+def of_nnx(
+    make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module, signature: Callable[[Any], Any]
+) -> tuple[Callable[..., tuple[Tree, Tree]], Callable[..., tuple[Any, Tree]]]:
+    """(init, apply) of the network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a
+    module, which begins with its own parameters, whatever the key. signature: see `network.signature`.
 
     Its `nnx.Param`s are trained; all its other variables, such as batch statistics, are its statistics. `train` sets it
     to `module.train()` or `module.eval()`, and is passed where `__call__` takes it, as its last argument. InputError
@@ -35,8 +36,9 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
         check(not draws, f"{_name(make)} draws random numbers, and {remedy}")
         return parts
 
+    outline()  # what is no module is refused at once
+
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
-        outline()
         _, params, rest = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
@@ -52,7 +54,7 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
             return output, stats
         return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
 
-    return Network(init, apply)
+    return init, apply
 
 
 def _name(make: Any) -> str:
