@@ -167,8 +167,9 @@ SOURCES = {
 
 def _write(name: str, builder: Any, arrays: Arrays, folder: Path) -> None:
     """The files of a prepared set, one of records a split."""
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
+    tfds: Any = tensorflow_datasets
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=name, filetype_suffix="array_record", template=None, split=None
     )
@@ -205,7 +206,8 @@ def _example(x: np.ndarray, label: int, name: str) -> bytes:
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
-    png, example = io.BytesIO(), tf_example_pb2.Example()
+    messages: Any = tf_example_pb2
+    png, example = io.BytesIO(), messages.Example()
     Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x).save(png, format="PNG")
     example.features.feature["image"].bytes_list.value.append(png.getvalue())
     example.features.feature["label"].int64_list.value.append(label)

@@ -30,7 +30,7 @@ def of_nnx(
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         good = isinstance(module, nnx.Module)
         check(good, f"{_name(make)} makes a {type(module).__name__}, not a module of flax.nnx")
-        parts = nnx.split(module, nnx.Param, ...)
+        parts = _split(module)
         draws = any(isinstance(variable, nnx.RngState) for _, variable in nnx.to_flat_state(parts[2]))
         remedy = "a network is a function of its inputs: leave dropout out"
         check(not draws, f"{_name(make)} draws random numbers, and {remedy}")
@@ -39,7 +39,7 @@ def of_nnx(
     outline()  # what is no module is refused at once
 
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
-        _, params, rest = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
+        _, params, rest = _split(build(nnx.Rngs(key)))
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
     def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Any, Tree]:
@@ -52,9 +52,14 @@ def of_nnx(
         output = module(*call.fitting(inputs), **call.training(train))
         if not (train and stats):
             return output, stats
-        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+        return output, nnx.to_pure_dict(_split(module)[2])
 
     return init, apply
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """(what is static, parameters, all other variables)."""
+    return nnx.split(module, nnx.Param, ...)  # type: ignore[return-value]
 
 
 def _name(make: Any) -> str:

@@ -67,7 +67,8 @@ def experiment(
             augmentation=changed,
             condition=condition,
         )
-        players = dict.fromkeys(("critic", "generator"), optax.adam(2e-3, b1=0.0, b2=0.99))
+        adam = optax.adam(2e-3, b1=0.0, b2=0.99)
+        players = {"critic": adam, "generator": adam}
     else:
         model = families.gan(
             network(DCGANGenerator(images.shape, width, classes=classes)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def iterate(solver: Solver, times: Times, clip: float | Array = float("inf"), *,
 def stopped(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler, which ends after `steps` of its steps and gives x_t as it is there; nothing is compiled anew.
     InputError for one that is none of `iterate`, and for more steps than it has."""
-    parts = getattr(sampler, "args", ())
+    parts: Any = getattr(sampler, "args", ())
     check(len(parts) == 3 and isinstance(parts[1], Times), "a sampler of `iterate` can be stopped, this is another one")
     solver, times, clip = parts
     check(0 <= steps <= int(times.count), f"this sampler takes 0 to {int(times.count)} steps, not {steps}")
