@@ -4,10 +4,11 @@
   sampler.jax         what `jax.export` wrote: call(weights, bits, condition) -> images, for any number of them
   about.json          what is to be given, and what comes out
 
-    import jax, numpy as np
+    import numpy as np
+    from jax import export
     from safetensors.numpy import load_file
 
-    sampler = jax.export.deserialize(open("sampler.jax", "rb").read())
+    sampler = export.deserialize(bytearray(open("sampler.jax", "rb").read()))
     bits = np.random.randint(2**32, size=(16, 4), dtype=np.uint32)
     images = sampler.call(load_file("model.safetensors"), bits)  # of a model of classes also labels, int32 [16]
 
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from jaxgen.conditions import labels
 from jaxgen.data import Dataset
@@ -207,7 +209,7 @@ def export_model(model: Model, state: TrainState, folder: str | Path, data: Data
 
 
 def _lowered(model: Model, tree: Tree) -> Any:
-    n = jax.export.symbolic_shape("n")[0]
+    n = export.symbolic_shape("n")[0]
     shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _named(tree).items()}
     given: list = [shapes, jax.ShapeDtypeStruct((n, 4), jnp.uint32)]
     condition = model.condition
@@ -215,7 +217,7 @@ def _lowered(model: Model, tree: Tree) -> Any:
         given.append(jax.ShapeDtypeStruct((n,), jnp.int32))
     elif condition is not None:
         given.append({name: jax.ShapeDtypeStruct((n, *s), d) for name, (s, d) in _parts(condition).items()})
-    return jax.export.export(jax.jit(_drawing(model, tree)), platforms=PLATFORMS)(*given)
+    return export.export(jax.jit(_drawing(model, tree)), platforms=PLATFORMS)(*given)
 
 
 def _drawing(model: Model, like: Tree) -> Callable[..., Array]:
@@ -274,7 +276,7 @@ def load_exported(folder: str | Path) -> tuple[Model, TrainState, Dataset]:
     about = read_json(folder / ABOUT, _FORM, wrong, remedy)
     check(is_file(folder / SAMPLER), f"{folder} has no {SAMPLER}: {remedy}")
     try:
-        exported = jax.export.deserialize(bytearray((folder / SAMPLER).read_bytes()))
+        exported = export.deserialize(bytearray((folder / SAMPLER).read_bytes()))
     except Exception as error:
         raise InputError(f"{folder / SAMPLER} is damaged, or too old for this JAX ({_reason(error)})") from None
     arrays = {name: jnp.asarray(a) for name, a in read_weights(folder / WEIGHTS).items()}

@@ -280,7 +280,7 @@ def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own
         record(records, exp.log_every),
         watch(store, exp.log_every),
         save(store, exp.save_every),
-        *([aside(keep_sampler(), records)] if exp.draws and not exp.code and jax.process_count() == 1 else []),
+        *([aside(keep_sampler(), records)] if exp.draws and not exp.source and jax.process_count() == 1 else []),
         *drawn,
     ]
 

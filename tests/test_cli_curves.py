@@ -113,6 +113,7 @@ def test_arithmetic_without_an_attribute_takes_the_first_class(home: Home, tmp_p
         (["trajektory", "x"], ["did you mean trajectory?"]),
         (["train", "digits_vae.py", "--workdir", "gs://bucket/run"], ["--workdir, gs://bucket/run, is no folder"]),
         (["sample", "s3://bucket/run"], ["is no folder or file of this machine: mount it"]),
+        (["evaluate", "x", "--references", "emoji"], ["'emoji' is no INT", "how many reference images"]),
         (["plot"], ["plot which runs?"]),
         (["plot", "nothing"], ["no folder nothing"]),
         (["train", "folder_gan", "--ema", "1.5"], ["ema must be in [0, 1)"]),

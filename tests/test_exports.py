@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from _tiny import FAMILIES, Home, home, refusal
+from jax import export
 
 import jaxgen
 from jaxgen import cli, data, exports, families
@@ -45,7 +47,7 @@ def test_it_is_called_with_arrays_alone_for_any_number_of_images(home: Home, tmp
 
     own = load_run(home.run("diffusion"))
     exports.export_model(own.experiment.model, own.state, tmp_path / "out", own.experiment.data)
-    sampler = jax.export.deserialize(bytearray((tmp_path / "out" / "sampler.jax").read_bytes()))
+    sampler = export.deserialize(bytearray((tmp_path / "out" / "sampler.jax").read_bytes()))
     named = load_file(tmp_path / "out" / "model.safetensors")
     bits = np.random.default_rng(0).integers(2**32, size=(7, 4), dtype=np.uint32)
     labels = np.array([3, -1, 0, 9, 9, 1, 2], np.int32)
@@ -54,6 +56,17 @@ def test_it_is_called_with_arrays_alone_for_any_number_of_images(home: Home, tmp
     np.testing.assert_allclose(many[4:5], one, atol=1e-5)
     assert not np.allclose(sampler.call(named, bits, np.full(7, -1, np.int32))[0], many[0])
     assert set(sampler.platforms) >= {"cpu", "cuda", "tpu"}
+
+
+def test_the_document_reads_an_export_as_it_says(home: Home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = load_run(home.run("vae"))
+    exports.export_model(own.experiment.model, own.state, "vae", own.experiment.data)
+    text = (Path(__file__).parents[1] / "docs" / "exports.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict = {}
+    exec(block, names)
+    assert names["images"].shape == (16, 8, 8, 1) and float(jnp.abs(names["images"]).max()) <= 1.0
 
 
 # --- names and layouts of torch ------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def plot(
         unknown = [name for name in wanted if name not in names]
         check(not unknown, f"--metrics {', '.join(unknown)}: recorded were {', '.join(names)}")
         names = wanted
-    names = sorted(names, key=lambda name: not name.endswith("/loss"))[:MOST_PANELS]
+    names = sorted(names, key=lambda name: (not name.endswith("/loss"), name == "images_per_second"))[:MOST_PANELS]
     x = "seconds" if seconds else "step"
 
     def curve(run: Path, name: str) -> Any:

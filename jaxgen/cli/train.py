@@ -14,6 +14,10 @@ from jaxgen.cli.common import check_arguments
 from jaxgen.cli.join import joined
 from jaxgen.errors import InputError, check
 
+# how tyro says that a flag, which may be left out, is no number
+OPTIONAL = re.compile(
+    r"no type matching \{None\}\|(\w+) could be instantiated from \['(.*?)'\]\. Got errors: .*?(?= --)"
+)
 Layout = Literal["one", "data", "fsdp", "pmap"]
 
 
@@ -151,4 +155,5 @@ def parse(signature: inspect.Signature, doc: str | None, argv: list[str], prog: 
         text = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).split("For full helptext")[0]
         lines = [line.strip("│| ") for line in text.splitlines()[1:]]  # of a box with a title
         lines = [line for line in lines if line.strip("-─╰╯+") and line != "Argument helptext:"]
-        raise InputError(f"{' '.join(lines).rstrip('.')}; see {prog} --help") from None
+        text = OPTIONAL.sub(r"'\2' is no \1", " ".join(lines))
+        raise InputError(f"{text.rstrip('.')}; see {prog} --help") from None

@@ -44,9 +44,9 @@ def network(module: Any) -> Network:
     """The network of any Linen module `__call__(*inputs, train, keys)`; or of an NNX one, or a function rngs -> one,
     see `nets.nnx.of_nnx`.
 
-    `train` is passed where the module takes an argument of that name, as its last one, and after it `keys`, [B] in
-    training and None otherwise, where it takes those: for `layers.Dropout`. A condition of None is left out where the
-    module has no place for it. Parameters begin as the module's own initialisers give them; those of
+    `train` is passed where the module takes a flag of that name, or another of `FLAGS`, as its last argument, and after
+    it `keys`, [B] in training and None otherwise, where it takes those: for `layers.Dropout`. A condition of None is
+    left out where the module has no place for it. Parameters begin as the module's own initialisers give them; those of
     `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
 
     InputError for what is no module of Flax, for inputs that its `__call__` does not take or that do not fit the
@@ -56,11 +56,9 @@ def network(module: Any) -> Network:
     if _is_nnx(module):
         from jaxgen.nets.nnx import of_nnx
 
-        return of_nnx(module)
-    what = (
-        f"network() takes a module of flax.linen or flax.nnx, or a function rngs -> one, not a {type(module).__name__}"
-    )
-    check(isinstance(module, nn.Module), what)
+        return Network(*of_nnx(module, signature))
+    kinds = "a module of flax.linen or flax.nnx, or a function rngs -> one"
+    check(isinstance(module, nn.Module), f"network() takes {kinds}, not a {type(module).__name__}")
     call = signature(module)
 
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
@@ -137,22 +135,26 @@ def with_encoder(net: Network, encoder: Network) -> Network:
     return Network(init, apply, any(part.random for part in both), encode)
 
 
+# what modules call their flag of training, and its value in training
+FLAGS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+
+
 class _Signature(NamedTuple):
     """What a module's `__call__` takes: the names of its inputs, how many of them have no default, any number of
-    further ones, `train`, and `keys` after it."""
+    further ones, its flag of training, one of `FLAGS`, and `keys` after it."""
 
     name: str
     inputs: tuple[str, ...]
     needed: int
     any_number: bool
-    train: bool
+    train: str
     keys: bool
 
     def fitting(self, inputs: tuple) -> tuple:
         """The inputs, without a condition of None where there is no place for it."""
         while inputs and inputs[-1] is None and (self.any_number or len(inputs) > len(self.inputs)):
             inputs = inputs[:-1]
-        there = ", ".join((*self.inputs, *["..."] * self.any_number, *["train"] * self.train)) or "nothing"
+        there = ", ".join((*self.inputs, *["..."] * self.any_number, *[self.train] * bool(self.train))) or "nothing"
         fits = self.needed <= len(inputs) and (self.any_number or len(inputs) <= len(self.inputs))
         check(
             fits,
@@ -162,7 +164,7 @@ class _Signature(NamedTuple):
         return inputs
 
     def training(self, train: bool) -> dict[str, Any]:
-        return {"train": train} if self.train else {}
+        return {self.train: train == FLAGS[self.train]} if self.train else {}
 
 
 def signature(module: Any) -> _Signature:
@@ -172,17 +174,18 @@ def signature(module: Any) -> _Signature:
     keys = [p.name for p in parameters][-2:] == ["train", "keys"]
     by_position = [p for p in by_position if not (keys and p.name == "keys")]
     names, name = [p.name for p in by_position], type(module).__name__
+    train = next((flag for flag in FLAGS if any(p.name == flag for p in parameters)), "")
     check(
-        "train" not in names[:-1],
-        f"{name}: train has to be the last argument of __call__, or the last but keys, not before {names[-1:]}",
+        train not in names[:-1],
+        f"{name}: {train} has to be the last argument of __call__, or the last but keys, not before {names[-1:]}",
     )
-    inputs = [p for p in by_position if p.name != "train"]
+    inputs = [p for p in by_position if p.name != train]
     return _Signature(
         name,
         tuple(p.name for p in inputs),
         sum(p.default is p.empty for p in inputs),
         any(p.kind is p.VAR_POSITIONAL for p in parameters),
-        any(p.name == "train" for p in parameters),
+        train,
         keys,
     )
 

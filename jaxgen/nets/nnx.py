@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxgen.nets.network import Network, signature
 from jaxgen.types import Array, Tree, check
 
 
-def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
-    """The network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a module, which
-    begins with its own parameters, whatever the key.
+def of_nnx(
+    make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module, signature: Callable[[Any], Any]
+) -> tuple[Callable[..., tuple[Tree, Tree]], Callable[..., tuple[Any, Tree]]]:
+    """(init, apply) of the network of `make(rngs)`, a module whose parameters begin as the key gives them; or of a
+    module, which begins with its own parameters, whatever the key. signature: see `network.signature`.
 
     Its `nnx.Param`s are trained; all its other variables, such as batch statistics, are its statistics. `train` sets it
     to `module.train()` or `module.eval()`, and is passed where `__call__` takes it, as its last argument. InputError
@@ -29,15 +30,16 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         good = isinstance(module, nnx.Module)
         check(good, f"{_name(make)} makes a {type(module).__name__}, not a module of flax.nnx")
-        parts: Any = nnx.split(module, nnx.Param, ...)
+        parts = _split(module)
         draws = any(isinstance(variable, nnx.RngState) for _, variable in nnx.to_flat_state(parts[2]))
         remedy = "a network is a function of its inputs: leave dropout out"
         check(not draws, f"{_name(make)} draws random numbers, and {remedy}")
         return parts
 
+    outline()  # what is no module is refused at once
+
     def init(key: Array, *inputs: Any) -> tuple[Tree, Tree]:
-        outline()
-        _, params, rest = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
+        _, params, rest = _split(build(nnx.Rngs(key)))
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
     def apply(params: Tree, stats: Tree, *inputs: Any, train: bool = False) -> tuple[Any, Tree]:
@@ -50,10 +52,14 @@ def of_nnx(make: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
         output = module(*call.fitting(inputs), **call.training(train))
         if not (train and stats):
             return output, stats
-        changed: Any = nnx.split(module, nnx.Param, ...)[2]
-        return output, nnx.to_pure_dict(changed)
+        return output, nnx.to_pure_dict(_split(module)[2])
 
-    return Network(init, apply)
+    return init, apply
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """(what is static, parameters, all other variables)."""
+    return nnx.split(module, nnx.Param, ...)  # type: ignore[return-value]
 
 
 def _name(make: Any) -> str:

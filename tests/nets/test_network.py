@@ -212,7 +212,7 @@ def test_a_module_without_train_or_a_place_for_a_condition_serves_where_there_is
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: network(lambda x: x), "a module of flax.linen, not a function"),
+        (lambda: network("MLP"), "a module of flax.linen or flax.nnx, or a function rngs -> one, not a str"),
         (lambda: network(Early()), r"Early: train has to be the last argument of __call__"),
         (lambda: run(Plain(), X, X), "Plain takes x, it is given 2 inputs"),
         (

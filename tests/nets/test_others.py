@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,37 @@ def test_a_module_that_is_given_begins_with_its_own_parameters():
     assert stats == {}
     grad = jax.jit(jax.grad(lambda p: net.apply(p, {}, jnp.ones((4, 3)))[0].sum()))(params)
     np.testing.assert_allclose(grad["kernel"], np.full((3, 2), 4.0))
+
+
+class Ordinary(nn.Module):
+    """As tutorials of Linen write them."""
+
+    flag: str
+
+    @nn.compact
+    def __call__(self, x, training=None, deterministic=None):
+        frozen = deterministic if self.flag == "deterministic" else not training
+        return nn.BatchNorm(use_running_average=frozen)(x)
+
+
+class Training(Ordinary):
+    def __call__(self, x, training: bool):  # type: ignore[override]
+        return Ordinary.__call__(self, x, training=training)
+
+
+class Deterministic(Ordinary):
+    def __call__(self, x, deterministic: bool):  # type: ignore[override]
+        return Ordinary.__call__(self, x, deterministic=deterministic)
+
+
+@pytest.mark.parametrize("module", [Training("training"), Deterministic("deterministic")], ids=lambda m: m.flag)
+def test_an_ordinary_linen_module_has_its_own_name_for_training(module):
+    net, x = network(module), 3.0 + jax.random.normal(jax.random.key(0), (64, 2))
+    params, stats = net.init(jax.random.key(1), x)
+    trained, after = net.apply(params, stats, x, None, train=True)
+    np.testing.assert_allclose(trained.mean(0), 0.0, atol=1e-5)
+    assert jax.tree.leaves(after)[0].shape == (2,) and net.apply(params, stats, x)[1] is stats
+    np.testing.assert_allclose(net.apply(params, stats, x)[0], x, rtol=1e-4)  # statistics as they begin
 
 
 class Dropped(nnx.Module):
