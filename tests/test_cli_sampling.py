@@ -250,3 +250,17 @@ def test_a_density_that_needs_no_weights_has_no_elbo_beside_it(kind, monkeypatch
     note = json.loads((tmp_path / "likelihood.json").read_text())
     assert note["kind"] == kind and note["elbo"] is None and note["nll"]["value"] == 7.0
     assert "error over 20 images, which models share" in note["nll"]["how"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--sampler", "adaptive", "--sampler-steps", 5), "chooses its own steps: leave --sampler-steps out"),
+        (("--sampler", "unmask"), "for this model's process: choose one of ddim"),
+    ],
+)
+def test_a_solver_of_other_models_is_refused(flags, message, sample):
+    run = run_of(nameless(SHAPE, np.arange(40) % 5), labels(5))
+    with pytest.raises(InputError, match=message):
+        sample(run, *flags)
+    assert sample(run, "--sampler", "adaptive", "--n", 2)["x"].shape == (2, *SHAPE)

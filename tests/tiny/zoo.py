@@ -12,7 +12,7 @@ from jaxgen.conditions import labels, text
 from jaxgen.data import noise
 from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
-from jaxgen.losses.denoising import low_discrepancy, optimal
+from jaxgen.losses.denoising import easy, low_discrepancy, optimal
 from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network, with_encoder
 from jaxgen.nets.codes import CodeTransformer, PixelCNN, flat_posterior, of_flat
@@ -144,6 +144,12 @@ def written():
     return families.diffusion(both, process, SHAPE, sampler=sampler, condition=condition, prediction="v")
 
 
+def consistency():
+    """Of pairs that come nearer as the run goes on, with a frozen teacher."""
+    parts = {"prediction": "velocity", "teacher": flow(), "pairs": easy(8)}
+    return families.consistency(network(MLPDenoiser(64, 1)), straight(clip=np.inf), (2,), **parts)
+
+
 def nets(*outputs: int):
     """Perceptrons with so many outputs, the last of an image."""
     return [*(network(MLP((out,) if out else (), (32,))) for out in outputs), network(MLP(SHAPE, (32,)))]
@@ -236,6 +242,7 @@ ZOO = {
     "diffusion": Kind(diffusion, data="points"),
     "text": Kind(written, data="text"),
     "flow": Kind(flow, data="points"),
+    "consistency": Kind(consistency, data="points"),
     "free_bits": Kind(lambda: mlp_vae(evidence.elbo(free_bits=0.05))),
     "info": Kind(lambda: mlp_vae(evidence.info(scale=5.0))),
     "tc": Kind(lambda: mlp_vae(evidence.tc(100, beta=3.0))),
