@@ -73,5 +73,12 @@ def caption(described: np.ndarray) -> str:
 
 def unseen(described: np.ndarray) -> np.ndarray:
     """bool [N]: whether the combination is one of `UNSEEN`."""
-    same = [[part is None or described[:, i] == part for i, part in enumerate(one)] for one in UNSEEN]
-    return np.any([np.logical_and.reduce(np.broadcast_arrays(*one)) for one in same], axis=0)
+    return np.any([fits(described, one) for one in UNSEEN], axis=0)
+
+
+def fits(described: np.ndarray, combination: tuple[int | None, ...]) -> np.ndarray:
+    """bool [N]: whether it is as in the combination, in which None is anything."""
+    parts = [
+        np.full(len(described), True) if one is None else described[:, i] == one for i, one in enumerate(combination)
+    ]
+    return np.all(parts, axis=0)
