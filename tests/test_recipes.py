@@ -171,6 +171,9 @@ def test_a_first_picture_is_drawn_before_its_time_and_one_at_an_interruption(tmp
     hook.call(moments[3])  # a signal, now that it is quick
     hook.call(moments[50])
     assert drawn == [4, 3, 50]
+    monkeypatch.setattr(hooks, "QUICK", 0.0)
+    hook.call(moments[3])  # a signal, and the last picture took longer
+    assert drawn == [4, 3, 50]
 
 
 def test_the_recipes_come_with_the_package():
