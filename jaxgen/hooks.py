@@ -28,7 +28,7 @@ from jaxgen.types import InputError, TrainState, Tree
 
 POINTS = 1024  # samples of a picture of points
 QUICK = 10.0  # seconds
-FIRST_PICTURE = 30.0  # seconds from the start, compiling included, after which the first one is drawn
+FIRST_PICTURE = 20.0  # seconds of training, after which the first one is drawn
 
 
 class Moment(NamedTuple):
@@ -141,7 +141,7 @@ def draw(every: int) -> Hook:
     """A picture of samples; after the last step also as samples.png. Of a run of one process the first one is drawn
     after `FIRST_PICTURE` seconds. A signal that stops the run gets one, too, where the one before took less than
     `QUICK` seconds: whoever sends SIGTERM may not wait."""
-    began, took = time.monotonic(), []
+    began, took = [], []
 
     def call(moment: Moment) -> None:
         on_time = moment.step % every == 0 or moment.step == moment.exp.steps
@@ -157,7 +157,9 @@ def draw(every: int) -> Hook:
         took.append(time.monotonic() - start)
 
     def ready() -> bool:
-        return alone and not took and time.monotonic() - began > FIRST_PICTURE
+        if not began:  # after the first call, which was compiled
+            began.append(time.monotonic())
+        return alone and not took and time.monotonic() - began[0] > FIRST_PICTURE
 
     alone = jax.process_count() == 1  # several, whose clocks differ, have to draw together or not at all
     return Hook(every, call, also="stop", ready=ready)
@@ -179,11 +181,11 @@ def keep_sampler() -> Hook:
     return Hook(runs.MOST, call, also="stop")
 
 
-def aside(hook: Hook, records: Records) -> Hook:
-    """The hook, whose time counts as none of training."""
+def aside(hook: Hook, records: Records, what: str = "") -> Hook:
+    """The hook, whose time counts as none of training; what: the bar says meanwhile."""
 
     def call(moment: Moment) -> Mapping[str, float] | None:
-        with records.aside():
+        with records.aside(what):
             return hook.call(moment)
 
     return hook._replace(call=call)

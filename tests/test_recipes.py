@@ -164,7 +164,7 @@ def test_a_first_picture_is_drawn_before_its_time_and_one_at_an_interruption(tmp
     assert hooks.due([hook], 3, last, False) == [] and hooks.due([hook], 3, last, True) == [hook]
     hook.call(moments[3])  # stopped before the sampler is compiled
     assert drawn == []
-    monkeypatch.setattr(hooks, "FIRST_PICTURE", 0.0)
+    monkeypatch.setattr(hooks, "FIRST_PICTURE", -1.0)
     assert hooks.due([hook], 4, last, False) == [hook]
     hook.call(moments[4])
     assert hooks.due([hook], 5, last, False) == [] and drawn == [4]
