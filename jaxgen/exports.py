@@ -31,7 +31,7 @@ from jaxgen.conditions import labels
 from jaxgen.data import Dataset
 from jaxgen.data.described import DESCRIPTION, describe, stand_in
 from jaxgen.files import atomically
-from jaxgen.inputs import count, is_file, is_folder, read_json
+from jaxgen.inputs import count, is_file, is_folder, read_json, table
 from jaxgen.types import (
     Array,
     Average,
@@ -202,7 +202,7 @@ def export_model(model: Model, state: TrainState, folder: str | Path, data: Data
         "data": describe(data.name, data),
         "values": 0 if condition is None else condition.values,
         "empty": condition is not None and condition.empty is not None,
-        "condition": {n: [list(s), str(d)] for n, (s, d) in _parts(condition).items()},
+        "condition": {n: {"shape": list(s), "dtype": str(d)} for n, (s, d) in _parts(condition).items()},
     }
     atomically(folder / ABOUT, lambda tmp: tmp.write_text(json.dumps(about, indent=1) + "\n"))
     return folder
@@ -285,12 +285,16 @@ def load_exported(folder: str | Path) -> tuple[Model, TrainState, Dataset]:
     return _model(exported, _conditioner(about)), state, data
 
 
+def _dtype(what: str, value: Any) -> str:
+    return "" if value in ("float32", "int32", "uint32", "bool") else f"{what} is no type of numbers"
+
+
 _FORM = {
     "step": int,
     "data": DESCRIPTION,
     "values": count,
     "empty": bool,
-    "condition": dict,
+    "condition": table({"shape": [count], "dtype": _dtype}),
 }
 
 
@@ -307,7 +311,15 @@ def _model(exported: Any, condition: Conditioner | None) -> Model:
 
     def predict(params: Tree, extra: Tree, given: Tree) -> Predict:
         arguments = () if given is None else (given,)
-        return lambda bits, t: Prediction(exported.call(params["model"], bits, *arguments))
+
+        def images(bits: Array, t: Array) -> Prediction:
+            try:
+                return Prediction(exported.call(params["model"], bits, *arguments))
+            except ValueError as error:  # other files than were written together
+                reason = _reason(error)[:200]
+                raise InputError(f"{WEIGHTS}, {SAMPLER} and {ABOUT} do not fit ({reason}): export again") from None
+
+        return images
 
     nothing = Game(lambda key, batch: ({}, {}), {})
     return Model(nothing, prior, predict, _exported_sampler, condition=condition)
@@ -324,7 +336,8 @@ _exported_sampler: Sampler = jax.tree_util.Partial(_sample_bits)
 
 def _conditioner(about: Mapping[str, Any]) -> Conditioner | None:
     """The conditioner of labels, where -1 may be none; or of named arrays."""
-    values, parts = about["values"], about["condition"]
+    values = about["values"]
+    parts = {name: (tuple(part["shape"]), part["dtype"]) for name, part in about["condition"].items()}
     if values:
         return _of_labels(values, about["empty"])
     if not parts:

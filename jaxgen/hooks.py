@@ -27,7 +27,8 @@ from jaxgen.sampling import sample
 from jaxgen.types import InputError, TrainState, Tree
 
 POINTS = 1024  # samples of a picture of points
-FIRST_PICTURE = 30.0  # seconds from the start, compiling included, after which the first one is drawn
+QUICK = 10.0  # seconds
+FIRST_PICTURE = 20.0  # seconds of training, after which the first one is drawn
 
 
 class Moment(NamedTuple):
@@ -137,26 +138,30 @@ def score(best: Any, every: int) -> Hook:
 
 
 def draw(every: int) -> Hook:
-    """A picture of samples; after the last step also as samples.png. The first one is drawn after `FIRST_PICTURE`
-    seconds; a signal that stops the run gets one, too, where that is quick since one has been drawn before."""
-    began, drawn = time.monotonic(), []
+    """A picture of samples; after the last step also as samples.png. Of a run of one process the first one is drawn
+    after `FIRST_PICTURE` seconds. A signal that stops the run gets one, too, where the one before took less than
+    `QUICK` seconds: whoever sends SIGTERM may not wait."""
+    began, took = [], []
 
     def call(moment: Moment) -> None:
         on_time = moment.step % every == 0 or moment.step == moment.exp.steps
-        if not (on_time or drawn or ready()):
-            return  # a signal, which does not wait for the sampler to be compiled
-        first = ready() and not on_time
-        drawn.append(moment.step)
+        early, start = ready(), time.monotonic()
+        if not (on_time or early or (alone and took and took[-1] < QUICK)):
+            return
         last = [final_picture(moment.folder)] if moment.step == moment.exp.steps else []
         with going_on(f"there is no picture of step {moment.step}"):
             path = moment.folder / "samples" / f"step_{moment.step:08d}.png"
             picture(moment, path, *last)
-            if first and moment.chief:
+            if early and not on_time:
                 notice(f"jaxgen: a first picture: {path}")
+        took.append(time.monotonic() - start)
 
     def ready() -> bool:
-        return not drawn and time.monotonic() - began > FIRST_PICTURE
+        if not began:  # after the first call, which was compiled
+            began.append(time.monotonic())
+        return alone and not took and time.monotonic() - began[0] > FIRST_PICTURE
 
+    alone = jax.process_count() == 1  # several, whose clocks differ, have to draw together or not at all
     return Hook(every, call, also="stop", ready=ready)
 
 
@@ -176,11 +181,11 @@ def keep_sampler() -> Hook:
     return Hook(runs.MOST, call, also="stop")
 
 
-def aside(hook: Hook, records: Records) -> Hook:
-    """The hook, whose time counts as none of training."""
+def aside(hook: Hook, records: Records, what: str = "") -> Hook:
+    """The hook, whose time counts as none of training; what: the bar says meanwhile."""
 
     def call(moment: Moment) -> Mapping[str, float] | None:
-        with records.aside():
+        with records.aside(what):
             return hook.call(moment)
 
     return hook._replace(call=call)

@@ -270,9 +270,9 @@ def _step_size(exp: Experiment) -> int:
 
 def _hooks(exp: Experiment, store: Any, records: Records, best: Best | None, own: Sequence[Hook]) -> list[Hook]:
     """What measures, then the record of it, then the checkpoint: a run that goes on from it has the record too."""
-    scored = [] if best is None else [score(best, best.scoring.every)]
-    measured = [aside(hook, records) for hook in (*scored, *own)]
-    drawn = [] if no_picture(exp) else [aside(draw(exp.sample_every), records)]
+    scored = [] if best is None else [aside(score(best, best.scoring.every), records, "scoring")]
+    measured = [*scored, *(aside(hook, records) for hook in own)]
+    drawn = [] if no_picture(exp) else [aside(draw(exp.sample_every), records, "drawing samples")]
     seen = [look(exp.log_every)] if exp.game.signs else []
     return [
         *measured,

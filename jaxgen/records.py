@@ -141,13 +141,17 @@ class Records:
                 notice(f"step {step:,} of {self.total:,}, {self.rate:,.0f} images/s; {shown}")
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Time that is not training: it counts for neither the seconds nor the rate."""
+    def aside(self, what: str = "") -> Iterator[None]:
+        """Time that is not training: it counts for neither the seconds nor the rate. what: the bar says meanwhile."""
         began = time.perf_counter()
+        if self.write and what:
+            self._bar.set_description_str(what)
         try:
             yield
         finally:
             self._aside += time.perf_counter() - began
+            if self.write and what:
+                self._bar.set_description_str("")
 
     def _now(self) -> float:
         return time.perf_counter() - self._aside

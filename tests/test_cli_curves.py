@@ -100,6 +100,13 @@ def test_where_there_is_no_terminal_there_is_no_bar_and_a_line_now_and_then(tmp_
     assert all("images/s; vae " in line for line in lines[:2])
 
 
+def test_the_bar_says_what_takes_long(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "_watched", lambda: True)
+    jaxgen.fit(jaxgen.load_experiment(tiny("vae"), steps=20), tmp_path / "run")
+    err = capsys.readouterr().err
+    assert "drawing samples" in err and "20/20" in err
+
+
 def test_arithmetic_without_an_attribute_takes_the_first_class(home: Home, tmp_path, capsys):
     for name, flags in (("a", []), ("b", ["--attribute", "0"])):
         cli.main(["arithmetic", str(home.run("vae")), "--n", "2", "--out", str(tmp_path / f"{name}.png"), *flags])

@@ -203,6 +203,9 @@ def test_mistakes_get_one_line(home: Home, tmp_path, capsys):
     with pytest.raises(InputError, match=r"which this model has not|has no |in this model"):
         jaxgen.load_weights(load_run(home.run("gan")).state, file)
     raw = file.read_bytes()
+    jaxgen.save_weights(load_run(home.run("gan")).state, file)
+    capsys.readouterr()
+    assert "do not fit" in refusal(capsys, "sample", tmp_path / "out", "--n", 2)
     file.write_bytes(raw[:100])
     with pytest.raises(InputError, match="is damaged or no safetensors file"):
         jaxgen.load_weights(state, file)
@@ -212,3 +215,7 @@ def test_mistakes_get_one_line(home: Home, tmp_path, capsys):
     about = json.loads((tmp_path / "out" / "about.json").read_text())
     (tmp_path / "out" / "about.json").write_text(json.dumps({**about, "values": -1}))
     assert "about.json is damaged" in refusal(capsys, "sample", tmp_path / "out")
+    (tmp_path / "out" / "about.json").write_text(
+        json.dumps({**about, "condition": {"a": {"shape": [2], "dtype": "x"}}})
+    )
+    assert "it.condition.a.dtype is no type of numbers" in refusal(capsys, "sample", tmp_path / "out")

@@ -83,7 +83,7 @@ def test_a_hooks_time_is_not_training_time(tmp_path):
     lines = records.read(tmp_path)
     assert lines[-1]["seconds"] - lines[2]["seconds"] < 5 * 0.3
     assert lines[-1]["images_per_second"] > 0
-    assert (np.diff([line["seconds"] for line in lines]) > 0).all()
+    assert (np.diff([line["seconds"] for line in lines]) >= 0).all()  # in milliseconds
 
 
 # --- compiled calls ------------------------------------------------------------------------------------------------

@@ -164,12 +164,15 @@ def test_a_first_picture_is_drawn_before_its_time_and_one_at_an_interruption(tmp
     assert hooks.due([hook], 3, last, False) == [] and hooks.due([hook], 3, last, True) == [hook]
     hook.call(moments[3])  # stopped before the sampler is compiled
     assert drawn == []
-    monkeypatch.setattr(hooks, "FIRST_PICTURE", 0.0)
+    monkeypatch.setattr(hooks, "FIRST_PICTURE", -1.0)
     assert hooks.due([hook], 4, last, False) == [hook]
     hook.call(moments[4])
     assert hooks.due([hook], 5, last, False) == [] and drawn == [4]
     hook.call(moments[3])  # a signal, now that it is quick
     hook.call(moments[50])
+    assert drawn == [4, 3, 50]
+    monkeypatch.setattr(hooks, "QUICK", 0.0)
+    hook.call(moments[3])  # a signal, and the last picture took longer
     assert drawn == [4, 3, 50]
 
 
