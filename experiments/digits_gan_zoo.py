@@ -61,6 +61,7 @@ class Game(NamedTuple):
     blind: bool = False  # the critic is not given the label
     paid: tuple[Penalty, ...] = ()
     autoencoder: int = 0  # the critic is one, with an error of this order
+    code: int = 32  # dimensions of that autoencoder's code
     latent: int | information.Codes = LATENT
     pack: int = 1
     turns: int = 0  # of the critic; 0: one, or five without batch normalisation, with which it learns faster
@@ -88,8 +89,9 @@ GAMES: dict[str, Game] = {
     "hinge": Game(adversarial.hinge()),
     "rpgan": Game(adversarial.relativistic()),
     "ebgan": Game(heads.energy(0.2, pull_away=0.1), autoencoder=2),
-    # k_t moves 20 times as fast as published, the budget is a hundredth of theirs
-    "began": Game(heads.began(0.7, rate=0.02), autoencoder=1),
+    # k_t moves 20 times as fast as published, the budget is a hundredth of theirs; an autoencoder with a wide code
+    # reconstructs whatever the generator makes, and the balance is reached with a few images
+    "began": Game(heads.began(0.7, rate=0.02), autoencoder=1, code=8),
     "conditional": Game(NS, classes=10, condition=True),
     "projection": Game(adversarial.hinge(), spectral=True, heads=Heads(projection=True), classes=10, condition=True),
     "acgan": Game(heads.auxiliary_classifier(NS), spectral=True, heads=Heads(logits=10), condition=True, blind=True),
@@ -127,7 +129,7 @@ def normalised(game: Game, trick: str) -> bool:
 def critic_of(game: Game, trick: str):
     """The critic's network."""
     if game.autoencoder:
-        autoencoder = ConvEncoder(32, WIDTH, 128, 2), ConvDecoder((8, 8, 1), WIDTH, 128, 2)
+        autoencoder = ConvEncoder(game.code, WIDTH, 128, 2), ConvDecoder((8, 8, 1), WIDTH, 128, 2)
         return network(AutoencoderCritic(*autoencoder, order=game.autoencoder))
     if trick in ("minibatch_discrimination", "minibatch_std"):
         return network(SmallCritic(trick))
