@@ -8,6 +8,7 @@ a warm-up, and prints the median, smallest and largest ratio plain / ours of the
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -63,7 +64,11 @@ def main() -> None:
     def plain_transposed(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
 
+    def plain_grouped(x: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAYOUT, feature_group_count=2)
+
     compare("3x3 convolution, 32 channels, 16x16", plain_conv, primitives.conv, x, w3)
+    compare("the same in 2 groups", plain_grouped, partial(primitives.conv, groups=2), x, w3[:, :, :16])
     compare("4x4 stride-2 transposed convolution", plain_transposed, primitives.conv_transpose, x, w4)
     ours, plain = GroupNorm(), nn.GroupNorm(num_groups=8)
     scale = jnp.ones(32)

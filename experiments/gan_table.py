@@ -92,9 +92,8 @@ def experiment(
     """
     images, choice = data.load(name), CHOICES[objective]
     critic, generator = InfoGANCritic(width, norm=choice.norm, slope=0.2), InfoGANGenerator(images.shape, width)
-    if objective == "began":  # its generator is the same network as its critic's decoder, without batch normalisation
-        generator = InfoGANGenerator(images.shape, width, norm=False)
-        critic = AutoencoderCritic(Encoder(width), generator, 1)
+    if objective == "began":  # an autoencoder without batch normalisation
+        critic = AutoencoderCritic(Encoder(width), InfoGANGenerator(images.shape, width, norm=False), 1)
     model = families.gan(
         network(generator),
         network(critic),
