@@ -85,11 +85,12 @@ def experiment(
 
 
 def over_codes(prior: str, codes: int, grid: tuple[int, int]) -> Model:
-    """A PixelCNN, or diffusion by a transformer with as many steps as there are codes."""
+    """A PixelCNN, or diffusion by a transformer with about as many steps as there are codes."""
     if prior == "pixelcnn":
         return families.autoregressive(network(PixelCNN(codes, width=32, layers=4)), codes, grid)
     sampler = iterate(unmask(absorbing(codes)), uniform(50))
-    return families.absorbing(network(CodeTransformer(codes, width=64, layers=3)), codes, grid, sampler=sampler)
+    transformer = network(CodeTransformer(codes, width=64, layers=3, local=True))
+    return families.absorbing(transformer, codes, grid, sampler=sampler)
 
 
 def main(workdir: str) -> None:

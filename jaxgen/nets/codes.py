@@ -207,12 +207,15 @@ class CodeTransformer(nn.Module):
     normalisation) with a learned vector for every position, of grids of one size.
 
     A condition is a vector added to every position's (classes: of the labels, see `layers.Condition`).
+    local: every layer begins with a 3x3 convolution of what has been normalised, by which it knows its neighbours from
+    the start (Chu et al. 2021, arXiv:2102.10882, section 3, for positions).
     """
 
     codes: int
     width: int = 64
     layers: int = 4
     heads: int = 4
+    local: bool = False
     classes: Classes = None
     dtype: Dtype = jnp.float32
 
@@ -225,6 +228,9 @@ class CodeTransformer(nn.Module):
         c = Condition(self.classes, self.width, project=True, dtype=self.dtype)(condition, b)
         h = h if c is None else h + c[:, None]
         for _ in range(self.layers):
+            if self.local:
+                grid = nn.LayerNorm(dtype=self.dtype)(h).reshape(b, height, width, self.width)
+                h = h + Conv(self.width, dtype=self.dtype)(nn.gelu(grid)).reshape(h.shape)
             qkv = Dense(3 * self.width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(h))
             q, k, v = jnp.moveaxis(qkv.reshape(b, -1, 3, self.heads, self.width // self.heads), 2, 0)
             h = h + Dense(self.width, dtype=self.dtype)(attention(q, k, v).reshape(h.shape))

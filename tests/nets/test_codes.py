@@ -51,13 +51,13 @@ def test_a_position_s_logits_depend_on_the_codes_before_it_and_on_no_other(layer
         assert moved[before].min() > 1e-4
 
 
-def test_a_transformer_s_logits_depend_on_every_code_and_on_where_it_lies():
-    net, n = network(CodeTransformer(CODES, 8, 1, 2, classes=3)), HEIGHT * WIDTH
+@pytest.mark.parametrize("local", [False, True])
+def test_a_transformer_s_logits_depend_on_every_code_and_on_where_it_lies(local):
+    net, n = network(CodeTransformer(CODES, 8, 1, 2, local, classes=3)), HEIGHT * WIDTH
     base = np.random.default_rng(0).integers(0, CODES + 1, n)  # some of them masks
     changed = np.where(np.eye(n, dtype=bool), (base + 1) % (CODES + 1), base)
-    turned = np.where(np.arange(n) < 2, base[[1, 0, *range(2, n)]], base)
-    assert base[0] != base[1]
-    grids = jnp.asarray(np.concatenate([base[None], changed, turned[None]]).reshape(-1, HEIGHT, WIDTH), jnp.int32)
+    turned = np.roll(base.reshape(HEIGHT, WIDTH), 1, axis=1)  # the same codes at other places
+    grids = jnp.asarray([*np.concatenate([base[None], changed]).reshape(-1, HEIGHT, WIDTH), turned], jnp.int32)
     labels = jnp.zeros(n + 2, jnp.int32)
     params, stats = net.init(KEY, grids, labels)
     apply = jax.jit(net.apply)
