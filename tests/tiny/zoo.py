@@ -146,7 +146,7 @@ def written():
 
 def consistency():
     """Of pairs that come nearer as the run goes on, with a frozen teacher."""
-    parts = {"prediction": "velocity", "teacher": flow(), "pairs": easy(8), "times": discrete(4)}
+    parts = {"prediction": "velocity", "teacher": flow(), "pairs": easy(8), "times": discrete(4), "huber": 1.0}
     return families.consistency(network(MLPDenoiser(64, 1)), straight(clip=np.inf), (2,), **parts)
 
 
