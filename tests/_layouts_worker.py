@@ -62,7 +62,7 @@ CASES = {
     "low_rank": coupled("low_rank", 3e-3),
     "vae_gan": coupled("vae_gan", 3e-3),
     "minibatch": coupled("minibatch", 0.01),
-    "consistency": coupled("consistency", 1e-3),
+    "consistency": coupled("consistency", 2.0),
     **{name: coupled(name, 0.05) for name in ("began", "ada", "big", "style", "flow", "text")},
 }
 CASES |= {name: coupled(name) for name, kind in ZOO.items() if name not in CASES and not kind.cache}

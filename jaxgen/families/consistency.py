@@ -31,6 +31,8 @@ from jaxgen.types import (
     one_shot,
 )
 
+LAST = 1.0 - 1e-4  # at t = 1 the level of a flow is infinite
+
 
 def consistency(
     denoiser: Network,
@@ -77,7 +79,7 @@ def consistency(
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         for_t, for_eps, for_drop, for_net = turn.split(4)
-        t, eps = times(process, for_t), normal(for_eps.keys, shape)
+        t, eps = jnp.minimum(times(process, for_t), LAST), normal(for_eps.keys, shape)
         r, c = pairs(process, t, turn.step), kept(condition, batch, for_drop, drop)
         x_t, x_r = (diffuse(process, batch.x, eps, time) for time in (t, r))
         found = net(params, extra, x_t, t, c, for_net.keys)

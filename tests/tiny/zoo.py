@@ -12,7 +12,7 @@ from jaxgen.conditions import labels, text
 from jaxgen.data import noise
 from jaxgen.losses import adversarial as games
 from jaxgen.losses import augmentation, evidence, heads, penalties
-from jaxgen.losses.denoising import easy, low_discrepancy, optimal
+from jaxgen.losses.denoising import discrete, easy, low_discrepancy, optimal
 from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network, with_encoder
 from jaxgen.nets.codes import CodeTransformer, PixelCNN, flat_posterior, of_flat
@@ -146,7 +146,7 @@ def written():
 
 def consistency():
     """Of pairs that come nearer as the run goes on, with a frozen teacher."""
-    parts = {"prediction": "velocity", "teacher": flow(), "pairs": easy(8)}
+    parts = {"prediction": "velocity", "teacher": flow(), "pairs": easy(8), "times": discrete(4), "huber": 1.0}
     return families.consistency(network(MLPDenoiser(64, 1)), straight(clip=np.inf), (2,), **parts)
 
 
