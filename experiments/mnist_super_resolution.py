@@ -41,7 +41,7 @@ def given(x: Array) -> Array:
     return doubled(small(x))
 
 
-def experiment(*, steps: int = 1_000, batch: int = 32, lr: float = 1e-3, width: int = 16) -> Experiment:
+def experiment(*, steps: int = 500, batch: int = 32, lr: float = 1e-3, width: int = 16) -> Experiment:
     """A UNet that predicts v, drawn by 25 steps of DDIM.
 
     Args:

@@ -125,8 +125,12 @@ def test_every_picture_has_a_caption_and_some_combinations_are_never_seen(mnist_
     written = [" ".join(parts[0].classes[i - 1] for i in own) for own in parts[0].take(np.arange(parts[0].size))[1]]
     assert not [one for one in written if "thick two" in one or "seven leaning left" in one]
     assert any("thin two" in one for one in written) and any("six leaning left" in one for one in written)
-    with pytest.raises(InputError, match="parts all, seen and unseen"):
-        data.load("mnist_captions", part="some", data_dir=mnist_dir)
+    small = data.load("mnist_captions", "test[:600]", size=14, data_dir=mnist_dir)
+    agree = small.take(np.arange(600)).condition == test.take(np.arange(600)).condition
+    assert small.shape == (14, 14, 1) and agree[:, 1].mean() > 0.8 and agree[:, 2:].mean() > 0.95  # half the pixels
+    for wrong, message in (({"part": "some"}, "parts all, seen and unseen"), ({"size": 20}, "28x28 and of 14x14")):
+        with pytest.raises(InputError, match=message):
+            data.load("mnist_captions", **wrong, data_dir=mnist_dir)
 
 
 def test_a_caption_says_what_is_drawn():
