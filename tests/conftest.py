@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # On the CPU: without LLVM's optimisation and XLA's newer emitters of fused loops compiling takes half the time, and
 # what runs a few times is none the slower. Measurements (`benchmarks`, `experiments`) are of code as users compile it.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# The second flag is unknown to jaxlib 0.12, which would end the process.
+OLDER = tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11)
+QUICK = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * OLDER
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 # The key that signs runs is not the user's own.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
