@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import training
-from jaxgen.runs import Run, load_run
+from jaxgen.runs import load_run
 from jaxgen.types import Average, Game, TrainState, Tree, check, weights
 
-Start = str | Path | Mapping[str, str | Path] | None
-"""The folder of a run, all of whose parameters a new one begins with; or {group: folder}, for those groups alone."""
+Donor = str | Path | TrainState
+Start = Donor | Mapping[str, Donor] | None
+"""The folder of a run, or a trained state in Python, all of whose parameters a new one begins with; or {group: such},
+for those groups alone."""
+STATE = "a state in Python"
 
 
 class Graft(NamedTuple):
@@ -38,8 +41,8 @@ def parse(text: str) -> Start:
 def resolved(start: Start) -> Any:
     """`start` as a run's settings note it: absolute paths, and "" for none."""
     if isinstance(start, Mapping):
-        return {group: os.path.realpath(path) for group, path in start.items()}
-    return os.path.realpath(start) if start else ""
+        return {group: resolved(donor) for group, donor in start.items()}
+    return STATE if isinstance(start, TrainState) else os.path.realpath(start) if start else ""
 
 
 def load(start: Start, shapes: TrainState) -> Graft:
@@ -53,10 +56,10 @@ def load(start: Start, shapes: TrainState) -> Graft:
     """
     check(bool(start), "nothing is given to start from: give the folder of a run")
     if not isinstance(start, Mapping):
-        donor = _donor(start)  # type: ignore[arg-type]
-        params, extra = weights(donor.state)
+        name, state = _donor(start)  # type: ignore[arg-type]
+        params, extra = weights(state)
         same = _fits((params, extra), (shapes.params, shapes.extra))
-        check(same, f"the parameters of {donor.experiment.name} do not fit: start from a run of the same networks")
+        check(same, f"the parameters of {name} do not fit: start from a run of the same networks")
         return Graft(params, extra)
     unknown = sorted(set(start) - set(shapes.params))
     check(
@@ -79,20 +82,24 @@ def apply(state: TrainState, game: Game, graft: Graft) -> TrainState:
     return state._replace(params=params, extra=extra, ema=average)
 
 
-def _donor(path: str | Path) -> Run:
-    return load_run(path, "one" if jax.process_count() == 1 else "data")
+def _donor(donor: Donor) -> tuple[str, TrainState]:
+    """(what it is called, its state)."""
+    if isinstance(donor, TrainState):
+        return "the given state", donor
+    run = load_run(donor, "one" if jax.process_count() == 1 else "data")
+    return run.experiment.name, run.state
 
 
-def _group(group: str, path: str | Path, shapes: TrainState) -> tuple[Tree, Tree]:
+def _group(group: str, donor: Donor, shapes: TrainState) -> tuple[Tree, Tree]:
     """(parameters, part of extra or None) that a group begins with."""
-    donor = _donor(path)
-    params, extra = weights(donor.state)
+    name, state = _donor(donor)
+    params, extra = weights(state)
     wanted = shapes.params[group]
     named = _named(params, wanted)
     if _fits(named, wanted):
         own = shapes.extra.get(group) if isinstance(shapes.extra, Mapping) else None
         return named, _extra(_named(extra, own), group, shapes)
-    check(group in params and _fits(params[group], wanted), _misfit(group, donor, params, wanted))
+    check(group in params and _fits(params[group], wanted), _misfit(group, name, params, wanted))
     return params[group], _extra(extra.get(group) if isinstance(extra, Mapping) else None, group, shapes)
 
 
@@ -116,9 +123,8 @@ def _fits(tree: Tree, wanted: Tree) -> bool:
     return all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
 
 
-def _misfit(group: str, donor: Run, params: Mapping[str, Tree], wanted: Tree) -> str:
+def _misfit(group: str, name: str, params: Mapping[str, Tree], wanted: Tree) -> str:
     """What is there and what is needed, in one line: the first array that differs, or the groups."""
-    name = donor.experiment.name
     start = f"the group {group} cannot begin with the run of {name}"
     whose = f"{name}'s group {group}" if group in params else f"{name}'s groups {_list(params)}"
     theirs, ours = _arrays(params.get(group, params)), _arrays(wanted)

@@ -83,7 +83,8 @@ def fit(
 
     Goes on from the newest good checkpoint there. Writes settings.json and experiment.py, metrics.jsonl, TensorBoard
     scalars, grids samples/*.png, checkpoints, and samples.png at the end. layout: one of `parallel.LAYOUTS`. start: a
-    run whose parameters a new one begins with, or {group: run}, see `jaxgen.grafts`; step and optimizers are fresh.
+    run, or a state, whose parameters a new one begins with, or {group: such}, see `jaxgen.grafts`; step and optimizers
+    are fresh.
     scoring: score samples while it trains and keep the best state in `workdir`/best, a run's folder of its own.
     hooks: of your own, called in this order before the record of a step is written; see `jaxgen.hooks`.
     Raises Diverged for a loss that is not finite, Stopped after SIGTERM or SIGINT (both with everything good saved),
@@ -95,11 +96,12 @@ def fit(
     folder, place = Path(workdir or Path("runs") / exp.name), parallel.layout(layout)
     order = _check(exp, place, hooks)
     runs.check_folder(folder)
-    begins = grafts.resolved(start) or runs.noted_start(folder)
+    donors = start or runs.noted_start(folder)
+    begins = grafts.resolved(donors)
     make, batch = partial(runs.init, exp), runs.first_batch(exp)
     shapes = runs.template(exp, place, make, batch)
     new = checkpoint.latest(runs.checkpoints(folder)) is None
-    graft = grafts.load(begins, shapes) if begins and new else None  # refused before anything is written
+    graft = grafts.load(donors, shapes) if donors and new else None  # refused before anything is written
     if scoring is not None:
         _check_scoring(folder, scoring, exp)
     chief = jax.process_index() == 0

@@ -178,3 +178,17 @@ def test_a_first_picture_is_drawn_before_its_time_and_one_at_an_interruption(tmp
 
 def test_the_recipes_come_with_the_package():
     assert {path.stem for path in recipes()} >= {"folder_gan", "folder_vae", "folder_diffusion"}
+
+
+def test_the_stylegan2_of_the_recipe_is_conditional_and_can_be_traced():
+    exp = jaxgen.load_experiment("folder_gan", kind="stylegan2", data="digits", width=2, latent=4, batch=4)
+    batch = data.normalize(exp.data.take(np.arange(4)))
+
+    def losses(key):
+        params, extra = exp.game.init(key, batch)
+        now = turn(jax.random.split(key, 4))
+        return {name: loss(params, extra, now, batch)[0] for name, loss in exp.game.losses.items()}
+
+    found = jax.eval_shape(losses, jax.random.key(0))
+    assert {name: a.shape for name, a in found.items()} == {"critic": (4,), "generator": (4,)}
+    assert exp.model.condition.values == 10

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from _functions import losses_of
 
-from jaxgen import families
+import jaxgen
+from jaxgen import data, families
 from jaxgen.conditions import labels
 from jaxgen.losses.denoising import Hybrid, easy, intervals
 from jaxgen.nets import Network, network
@@ -334,3 +336,28 @@ def test_channels_of_the_variance_are_needed():
     params, extra = model.game.init(jax.random.key(0), DATA)
     with pytest.raises(InputError, match="gives 4 channels, this one 2"):
         losses_of(model)["denoiser"](params, extra, KEYS, DATA)
+
+
+def test_a_state_begins_what_is_trained_after_it_and_a_student_becomes_a_teacher(tmp_path):
+    sampler = iterate(ddim(FLOW), uniform(2))
+    net = {"prediction": "velocity", "sampler": sampler}
+    base = families.diffusion(network(MLPDenoiser(8, 1)), FLOW, (2,), **net)
+    points = data.in_memory("points", "train", np.zeros((16, 2), np.float32))
+
+    def trained(model, name, start, rate=0.0):
+        exp = jaxgen.Experiment(model, {"denoiser": optax.sgd(rate)}, points, 4, 2, name=name, ema=0.0)
+        return jaxgen.fit(exp, tmp_path / name, start=start, progress=False)
+
+    def same(a, b):
+        return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.all(x == y)), a, b)))
+
+    first = trained(base, "base", None, 0.1)
+    student = families.reflow(network(MLPDenoiser(8, 1)), base, (2,), sampler=sampler)
+    second = trained(student, "student", {"denoiser": first, "teacher": first}, 0.1)
+    assert same(second.params["teacher"], first.params) and not same(
+        second.params["denoiser"], first.params["denoiser"]
+    )
+    third = trained(student, "next", {"denoiser": second, "teacher": second})
+    assert same(third.params["teacher"]["denoiser"], second.params["denoiser"])
+    with pytest.raises(InputError, match="the parameters of the given state do not fit"):
+        trained(student, "misfit", first)
