@@ -56,13 +56,13 @@ def main(pairs: int = 5) -> None:
             pieces.append(np.asarray(x))
         return np.concatenate(pieces)[:N]
 
-    def whole() -> np.ndarray:
+    def at_once() -> np.ndarray:
         return np.asarray(sample(model, state, key, N, batch=BATCH))
 
-    np.testing.assert_allclose(loop(), whole(), atol=1e-4)
+    np.testing.assert_allclose(loop(), at_once(), atol=1e-4)
     ratios = []
     for _ in range(pairs):
-        (loop_cpu, loop_clock), (cpu, clock) = timed(loop), timed(whole)
+        (loop_cpu, loop_clock), (cpu, clock) = timed(loop), timed(at_once)
         ratios.append((loop_cpu / cpu, loop_clock / clock))
         print(f"loop {loop_cpu:.2f} s, one call {cpu:.2f} s of CPU: {ratios[-1][0]:.2f}, clock {ratios[-1][1]:.2f}")
     print("median: CPU {:.2f}, clock {:.2f}".format(*np.median(ratios, axis=0)))
