@@ -8,7 +8,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -106,33 +106,36 @@ def samplers(method: str, steps: int) -> Sampler:
     return iterate(ddim(process), uniform(steps), 1.0)
 
 
-def trained(out: Path, steps: int, seed: int) -> dict[str, Callable]:
-    """{method: (evaluations) -> (model, state)}, each from the runs that it begins with."""
+def trained(out: Path, method: Method, steps: int, seed: int) -> Callable:
+    """(evaluations) -> (model, state) of a method, after the runs that it begins with."""
 
     def run(name: str, method: Method, start=None, student: int = 8, lr: float = 1e-3):
         exp = experiment(method=method, steps=steps, student=student, lr=lr)._replace(seed=seed)
         return exp.model, fit(exp, out / name, start=start, progress=False)
 
-    def both(name: str) -> dict:
-        return {"denoiser": out / name, "teacher": out / name}
+    def after(name: str, both: bool) -> Any:
+        return {"denoiser": out / name, "teacher": out / name} if both else out / name
 
-    found = {name: run(name, name) for name in ("edm", "flow", "v", "mean_flow")}
-    found["consistency"] = run("consistency", "consistency", out / "edm", lr=3e-4)
-    found["distilled"] = run("distilled", "distilled", both("edm"), lr=3e-4)
-    found["reflow"] = run("reflow", "reflow", both("flow"), lr=3e-4)
-    made: dict[str, Callable] = {name: (lambda count, pair=pair: pair) for name, pair in found.items()}
-    teacher, students = "v", {16: found["v"]}
+    first = {"consistency": "edm", "distilled": "edm", "reflow": "flow", "progressive": "v"}.get(method)
+    if first is None:
+        pair = run(method, method)
+        return lambda count: pair
+    begun = run(first, first)  # type: ignore[arg-type]
+    if method != "progressive":
+        pair = run(method, method, after(first, method != "consistency"), lr=3e-4)
+        return lambda count: pair
+    teacher, students = first, {16: begun}
     for count in (8, 4, 2, 1):
-        students[count] = run(f"progressive_{count}", "progressive", both(teacher), count, 3e-4)
+        students[count] = run(f"progressive_{count}", method, after(teacher, True), count, 3e-4)
         teacher = f"progressive_{count}"
-    made["progressive"] = students.__getitem__
-    return made
+    return students.__getitem__
 
 
 def main() -> None:
     """Train everything, draw with few evaluations, score, tabulate."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=list(get_args(Method)))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -140,8 +143,8 @@ def main() -> None:
     extractor = extractor_for("classifier", digits)
     reals = extract(extractor, digits).vectors
     curves, rows, grids = [], [], []
-    for method, at in trained(chosen.out, chosen.steps, chosen.seed).items():
-        points = []
+    for method in chosen.methods:
+        at, points = trained(chosen.out, method, chosen.steps, chosen.seed), []
         for count in (1, 2, 4, 8, 16):
             model, state = at(count)
             x = sample(model, state, jax.random.key(0), N, wanted, sampler=samplers(method, count), batch=500)
