@@ -38,7 +38,8 @@ def read(folder: str | Path, before: int | None = None) -> list[dict[str, Any]]:
 
 def _watched() -> bool:
     """Whether somebody sees a bar move: on a terminal, or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()  # None but in a notebook, or in ipython
+    return sys.stderr.isatty() or shell is not None
 
 
 class Records:

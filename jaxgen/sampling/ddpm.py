@@ -17,10 +17,9 @@ def ddpm(process: Process, variance: str = "own") -> Solver:
     section 3.2; "own": between them as the model has learned, beta where it has not (Nichol and Dhariwal 2021,
     arXiv:2102.09672, eq. 15). The last step, to u = 0, adds no noise.
     """
-    fractions = {"own": None, "beta": 1.0, "beta_tilde": 0.0}
+    fractions = {"own": -1.0, "beta": 1.0, "beta_tilde": 0.0}  # numbers, so that another one compiles nothing anew
     check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")
-    fraction = fractions[variance]
-    return Solver(Partial(_init), Partial(_step, process, None if fraction is None else jnp.asarray(fraction)))
+    return Solver(Partial(_init), Partial(_step, process, jnp.asarray(fractions[variance], jnp.float32)))
 
 
 def _init(noise: Array) -> tuple:
@@ -34,5 +33,5 @@ def _step(process, fraction, keys: Keys, predict: Predict, carry: tuple, t: Arra
     a, beta = forward(process, u, t)
     sigma_t, alpha_u, sigma_u = process.sigma(t), process.alpha(u), process.sigma(u)
     mu = a * (sigma_u / sigma_t) ** 2 * x + alpha_u * beta / sigma_t**2 * found.x0
-    deviation = jnp.exp(0.5 * log_variance(process, t, u, own if fraction is None else fraction))
+    deviation = jnp.exp(0.5 * log_variance(process, t, u, jnp.where(fraction < 0, own, fraction)))
     return (mu + jnp.where(u > 0, deviation, 0.0) * normal(keys, x.shape[1:], x.dtype),)

@@ -258,7 +258,7 @@ def test_an_unprepared_set_answers_at_once_with_the_command(tmp_path, monkeypatc
 def test_preparing_without_tensorflow_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_images, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'jaxgen\[prepare\]'"):
-        data.prepare("cifar10", str(tmp_path))
+        data.prepare("celeb_a", str(tmp_path))
     with pytest.raises(InputError, match="needs no preparing"):
         data.prepare("digits")
     with pytest.raises(InputError, match="no pictures"):
