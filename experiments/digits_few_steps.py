@@ -8,7 +8,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from jaxgen.nets.unet import UNet
 from jaxgen.parametrisations import edm
 from jaxgen.processes import cosine, flow, variance_exploding
 from jaxgen.sampling import consistency, custom, ddim, heun, iterate, jumping, karras, uniform
-from jaxgen.types import Model, Sampler, one_shot
+from jaxgen.types import Model, Sampler, TrainState, one_shot
 
 Method = Literal["edm", "flow", "v", "consistency", "distilled", "mean_flow", "progressive", "reflow"]
 SHAPE, N = (8, 8, 1), 1500
@@ -113,8 +113,8 @@ def trained(out: Path, method: Method, steps: int, seed: int) -> Callable:
         exp = experiment(method=method, steps=steps, student=student, lr=lr)._replace(seed=seed)
         return exp.model, fit(exp, out / name, start=start, progress=False)
 
-    def after(name: str, both: bool) -> Any:
-        return {"denoiser": out / name, "teacher": out / name} if both else out / name
+    def both(state: TrainState) -> dict:
+        return {"denoiser": state, "teacher": state}
 
     first = {"consistency": "edm", "distilled": "edm", "reflow": "flow", "progressive": "v"}.get(method)
     if first is None:
@@ -122,12 +122,11 @@ def trained(out: Path, method: Method, steps: int, seed: int) -> Callable:
         return lambda count: pair
     begun = run(first, first)  # type: ignore[arg-type]
     if method != "progressive":
-        pair = run(method, method, after(first, method != "consistency"), lr=3e-4)
+        pair = run(method, method, begun[1] if method == "consistency" else both(begun[1]), lr=3e-4)
         return lambda count: pair
-    teacher, students = first, {16: begun}
+    students = {16: begun}
     for count in (8, 4, 2, 1):
-        students[count] = run(f"progressive_{count}", method, after(teacher, True), count, 3e-4)
-        teacher = f"progressive_{count}"
+        students[count] = run(f"progressive_{count}", method, both(students[2 * count][1]), count, 3e-4)
     return students.__getitem__
 
 

@@ -87,6 +87,10 @@ def _donor(donor: Donor) -> tuple[str, TrainState]:
     if isinstance(donor, TrainState):
         return "the given state", donor
     run = load_run(donor, "one" if jax.process_count() == 1 else "data")
+    trained = bool(run.experiment.optimizers)
+    check(
+        trained, f"the run in {donor} was made in Python and keeps its sampler alone: start from its state, in Python"
+    )
     return run.experiment.name, run.state
 
 

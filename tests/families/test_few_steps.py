@@ -361,3 +361,5 @@ def test_a_state_begins_what_is_trained_after_it_and_a_student_becomes_a_teacher
     assert same(third.params["teacher"]["denoiser"], second.params["denoiser"])
     with pytest.raises(InputError, match="the parameters of the given state do not fit"):
         trained(student, "misfit", first)
+    with pytest.raises(InputError, match="start from its state, in Python"):
+        trained(student, "from a folder", {"denoiser": tmp_path / "base"})
