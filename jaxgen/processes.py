@@ -182,6 +182,13 @@ def forward(process: Process, s: Array, t: Array) -> tuple[Array, Array]:
     return a, jnp.maximum(jnp.square(process.sigma(t)) - jnp.square(a * process.sigma(s)), 0.0)
 
 
+def fraction_of(variance: str) -> float:
+    """The v of `log_variance` that a name stands for: 1 for "beta", 0 for "beta_tilde", -1 for "own", the model's."""
+    fractions = {"own": -1.0, "beta": 1.0, "beta_tilde": 0.0}
+    check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")
+    return fractions[variance]
+
+
 def log_variance(process: Process, t: Array, s: Array, fraction: Array | float) -> Array:
     """v log beta + (1 - v) log beta_tilde of the step from t back to s < t, v = `fraction` (Nichol and Dhariwal 2021,
     arXiv:2102.09672, eq. 15); beta_tilde = beta sigma_s^2 / sigma_t^2. It would be 0 for s = 0, where it is taken from
@@ -195,6 +202,17 @@ def log_variance(process: Process, t: Array, s: Array, fraction: Array | float) 
     if jnp.ndim(fraction) > 0:
         logs = [like(b, jnp.asarray(fraction)) for b in logs]
     return fraction * logs[0] + (1.0 - fraction) * logs[1]
+
+
+def flowed(process: Process, x0: Array, x: Array, t: Array, u: Array) -> Array:
+    """x_u = alpha_u x_0 + sigma_u eps, DDIM's step from x_t to u, [B] (Song et al. 2021, arXiv:2010.02502, eq. 12)."""
+    eps = to_eps(like(process.alpha(t), x), like(process.sigma(t), x), x, x0)
+    return diffuse(process, x0, eps, u)
+
+
+def level(process: Process, t: Array) -> Array:
+    """The noise level sigma / alpha."""
+    return process.sigma(t) / process.alpha(t)
 
 
 def angle(process: Process, t: Array) -> Array:

@@ -7,10 +7,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional
+from jaxgen.conditions import check_condition, condition_of
 from jaxgen.families.autoregressive import log_probs
 from jaxgen.families.common import folded, output_shape
-from jaxgen.families.denoiser import PLAYER, kept
+from jaxgen.families.denoiser import PLAYER, droppable, kept
 from jaxgen.losses.denoising import TimesOf, low_discrepancy
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
@@ -58,9 +58,8 @@ def absorbing(
     condition, drop: as of `families.diffusion`.
     """
     check(len(grid) == 2 and min(grid) >= 1, f"a grid of codes has a height and a width of at least 1, not {grid}")
-    check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
     process, size, times = masking(codes), grid[0] * grid[1], times or low_discrepancy()
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         index, c = jnp.zeros((batch.x.shape[0], *grid), jnp.int32), condition_of(condition, batch)

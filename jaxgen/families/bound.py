@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import check_gaussian, diffuse, forward, like, log_variance
+from jaxgen.processes import check_gaussian, diffuse, forward, fraction_of, like, log_variance
 from jaxgen.types import Array, Batch, Density, Keys, Model, Process, Tree, check, normal
 
 IMAGES = 256  # at once
@@ -39,9 +39,7 @@ def variational_density(
     check(model.process is not None, "the bound is of a model that iterates, this one draws in one step")
     check_gaussian(model.process, "this bound is of diffusion")  # type: ignore[arg-type]
     check(steps >= 1, f"a process has at least one step, not {steps}")
-    fractions = {"own": None, "beta": 1.0, "beta_tilde": 0.0}
-    check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")
-    chosen = fractions[variance]
+    chosen = fraction_of(variance)
     check(levels is None or levels >= 2, f"pixels have at least 2 levels, not {levels}")
     process: Process = model.process  # type: ignore[assignment]
 
@@ -55,7 +53,8 @@ def variational_density(
             t, s = i / steps, (i - 1.0) / steps
             x_t = diffuse(process, batch.x, normal(folded(keys, j), batch.x.shape[1:]), t)
             found = predict(x_t, t)
-            fraction = (0.0 if found.fraction is None else found.fraction) if chosen is None else chosen
+            own = 0.0 if found.fraction is None else found.fraction
+            fraction = own if chosen < 0 else chosen
             return -(fixed + steps * step_term(process, batch.x, found.x0, t, s, fraction, levels))
 
         return jax.lax.map(draw, jnp.arange(k)).T

@@ -8,13 +8,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional
-from jaxgen.families.denoiser import PLAYER, Denoiser, Teacher, check_teacher, kept
+from jaxgen.conditions import check_condition, condition_of
+from jaxgen.families.denoiser import PLAYER, Denoiser, Teacher, check_teacher, droppable, kept
 from jaxgen.losses.denoising import PairsOf, TimesOf, log_normal
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
 from jaxgen.parametrisations import Parametrisation, parametrisation
-from jaxgen.processes import diffuse, like, to_eps
+from jaxgen.processes import diffuse, flowed, level, like
 from jaxgen.types import (
     Array,
     Batch,
@@ -66,16 +66,16 @@ def consistency(
     check(exact, "a consistency model gives x itself at t = 0, which the prediction of x0 does not: take another")
     check(huber >= 0, f"c of the loss must not be negative, it is {huber}")
     times = times or log_normal(-1.1, 2.0)
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
     net, guide = Denoiser(denoiser, process, f, tuple(shape)), None
     if teacher is not None:
-        check_teacher(teacher, process, condition)
+        check_teacher(teacher, condition)
         guide = Teacher(teacher, guidance)
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         for_net, for_teacher = jax.random.split(key)
         own = net.init(for_net, batch.x, condition_of(condition, batch))
-        return own if guide is None else joined(own, guide.init(for_teacher, batch))
+        return own if guide is None else guide.beside(own, for_teacher, batch)
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         for_t, for_eps, for_drop, for_net = turn.split(4)
@@ -94,19 +94,3 @@ def consistency(
 
     game = Game(init, {PLAYER: loss}, partial(check_condition, condition))
     return Model(game, net.prior, net.predict, sampler, condition=condition, process=process)
-
-
-def joined(own: tuple[dict, Tree], other: tuple[dict, Tree]) -> tuple[dict, Tree]:
-    """The groups of two."""
-    return {**own[0], **other[0]}, {**own[1], **other[1]}
-
-
-def level(process: Process, t: Array) -> Array:
-    """sigma / alpha."""
-    return process.sigma(t) / process.alpha(t)
-
-
-def flowed(process: Process, x0: Array, x: Array, t: Array, u: Array) -> Array:
-    """x_u = alpha_u x_0 + sigma_u eps, DDIM's step from t to u, [B] (Song et al. 2021, arXiv:2010.02502, eq. 12)."""
-    eps = to_eps(like(process.alpha(t), x), like(process.sigma(t), x), x, x0)
-    return diffuse(process, x0, eps, u)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import condition_of, where
+from jaxgen.conditions import condition_of, optional, where
 from jaxgen.losses.denoising import Weighting
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
@@ -59,10 +59,7 @@ class Denoiser(NamedTuple):
 
     def init(self, key: Array, x: Array, condition: Tree) -> tuple[dict, Tree]:
         """(params, extra) of the one player; x: data [B, ...]."""
-        check(
-            x.shape[1:] == self.shape,
-            f"the model is of examples {self.shape}, the data are {x.shape[1:]}: change one",
-        )
+        check_examples(self.shape, x)
         params, stats = self.network.init(key, x, jnp.ones(x.shape[0]), condition)
         return {PLAYER: params}, {PLAYER: stats}
 
@@ -127,6 +124,12 @@ class Denoiser(NamedTuple):
         return self.process.scale * normal(keys, self.shape)
 
 
+def droppable(condition: Conditioner | None, drop: float) -> Conditioner | None:
+    """The condition of a model that leaves it out with probability `drop`; InputError for what is no probability."""
+    check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
+    return optional(condition) if condition is not None and drop > 0 else condition
+
+
 def kept(condition: Conditioner | None, batch: Batch, turn: Turn, drop: float) -> Tree:
     """The condition of the data, left out with probability `drop` where the conditioner has a value for that."""
     c = condition_of(condition, batch)
@@ -134,6 +137,11 @@ def kept(condition: Conditioner | None, batch: Batch, turn: Turn, drop: float) -
         return c
     dropped = jax.vmap(jax.random.uniform)(turn.keys) < drop
     return where(dropped, condition.empty(batch.x.shape[0]), c)
+
+
+def check_examples(shape: tuple[int, ...], x: Array) -> None:
+    """InputError for data [B, ...] that are not of that shape."""
+    check(x.shape[1:] == shape, f"the model is of examples {shape}, the data are {x.shape[1:]}: change one")
 
 
 Source = Callable[[Keys], Array]
@@ -156,10 +164,10 @@ class Teacher(NamedTuple):
     model: Model
     guidance: Guidance | None = None
 
-    def init(self, key: Array, batch: Batch) -> tuple[dict, Tree]:
-        """(params, extra) of its group."""
+    def beside(self, own: tuple[dict, Tree], key: Array, batch: Batch) -> tuple[dict, Tree]:
+        """(params, extra) of a student, with its group."""
         params, extra = self.model.game.init(key, batch)
-        return {TEACHER: params}, {TEACHER: extra}
+        return {**own[0], TEACHER: params}, {**own[1], TEACHER: extra}
 
     def predict(self, params: Tree, extra: Tree, condition: Tree) -> Predict:
         """Its prediction under the student's condition, without a gradient."""
@@ -174,7 +182,7 @@ class Teacher(NamedTuple):
         return lambda x, t: jax.lax.stop_gradient(base(x, t))
 
 
-def check_teacher(teacher: Model, process: Process, condition: Conditioner | None) -> None:
+def check_teacher(teacher: Model, condition: Conditioner | None) -> None:
     """InputError for a teacher that does not iterate, or whose conditions have another form than the student's."""
     check(teacher.process is not None, "a teacher is a model that iterates, this one draws in one step")
     known = teacher.condition

@@ -9,14 +9,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional
+from jaxgen.conditions import check_condition, condition_of
 from jaxgen.families.bound import step_term
-from jaxgen.families.denoiser import PLAYER, Denoiser, Output, Source, kept, noise_of
+from jaxgen.families.denoiser import PLAYER, Denoiser, Output, Source, droppable, kept, noise_of
 from jaxgen.families.flow import flow_density
 from jaxgen.losses.denoising import Coupling, Hybrid, TimesOf, Weighting, discrete, independent
 from jaxgen.nets import Network
 from jaxgen.parametrisations import Parametrisation, parametrisation
-from jaxgen.types import Array, Batch, Conditioner, Game, Keys, Model, Process, Sampler, Tree, Turn, check
+from jaxgen.types import Array, Batch, Conditioner, Game, Keys, Model, Process, Sampler, Tree, Turn
 
 
 def diffusion(
@@ -50,8 +50,7 @@ def diffusion(
     model that classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1); 0: never.
     """
     times = times or discrete(1000 if variance is None else variance.steps)
-    check(0.0 <= drop <= 1.0, f"drop is a probability, it is {drop}")
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
     denoise = Denoiser(denoiser, process, parametrisation(prediction), tuple(shape), variance is not None)
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:

@@ -8,15 +8,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional
-from jaxgen.families.consistency import flowed, joined
-from jaxgen.families.denoiser import PLAYER, Denoiser, Teacher, check_teacher, kept
+from jaxgen.conditions import check_condition, condition_of
+from jaxgen.families.denoiser import PLAYER, Denoiser, Teacher, check_teacher, droppable, kept
 from jaxgen.families.flow import flow_density
 from jaxgen.losses.denoising import TimesOf, Weighting, continuous
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
 from jaxgen.parametrisations import Parametrisation, parametrisation
-from jaxgen.processes import diffuse, like
+from jaxgen.processes import diffuse, flowed, like
 from jaxgen.types import Array, Batch, Conditioner, Game, Guidance, Model, Sampler, Tree, Turn, check, normal
 
 
@@ -43,7 +42,7 @@ def progressive(
     denoiser: as of `diffusion`, whose process is the teacher's; sampler: `iterate(ddim(process), uniform(steps))`.
     guidance: with which the teacher is followed. InputError for a teacher that does not iterate.
     """
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
     check(steps >= 1, f"a student takes at least one step, not {steps}")
     student, guide = _pair(denoiser, teacher, shape, prediction, guidance, condition)
     process = student.process
@@ -85,7 +84,7 @@ def reflow(
     step of its sampler, which should add no noise. Groups and errors as of `progressive`; the density is that of the
     probability flow.
     """
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
     student, guide = _pair(denoiser, teacher, shape, prediction, guidance, condition)
     times = times or continuous()
 
@@ -103,10 +102,9 @@ def reflow(
 
 
 def _pair(denoiser, teacher: Model, shape, prediction, guidance, condition) -> tuple[Denoiser, Teacher]:
-    check(teacher.process is not None, "a teacher is a model that iterates, this one draws in one step")
+    check_teacher(teacher, condition)
     process = teacher.process
     assert process is not None
-    check_teacher(teacher, process, condition)
     return Denoiser(denoiser, process, parametrisation(prediction), tuple(shape)), Teacher(teacher, guidance)
 
 
@@ -114,7 +112,7 @@ def _model(student: Denoiser, guide: Teacher, loss, sampler: Sampler, condition:
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
         for_student, for_teacher = jax.random.split(key)
         own = student.init(for_student, batch.x, condition_of(condition, batch))
-        return joined(own, guide.init(for_teacher, batch))
+        return guide.beside(own, for_teacher, batch)
 
     game = Game(init, {PLAYER: loss}, partial(check_condition, condition))
     return Model(game, student.prior, student.predict, sampler, condition=condition, process=student.process)

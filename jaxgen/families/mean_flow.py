@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgen.conditions import check_condition, condition_of, optional
-from jaxgen.families.denoiser import PLAYER, kept
+from jaxgen.conditions import check_condition, condition_of
+from jaxgen.families.denoiser import PLAYER, check_examples, droppable, kept
 from jaxgen.losses.denoising import IntervalsOf, intervals
 from jaxgen.losses.likelihood import total
 from jaxgen.nets import Network
@@ -64,14 +64,13 @@ def mean_flow(
     """
     process, times = process or flow(), times or intervals()
     check(power >= 0, f"the power of the loss's weight must not be negative, it is {power}")
-    condition = optional(condition) if condition is not None and drop > 0 else condition
+    condition = droppable(condition, drop)
     guided = (scale, mix) != (1.0, 0.0)
     can = condition is not None and condition.empty is not None
     check(not guided or can, "guidance is trained into a model with a condition that is dropped at times: drop > 0")
 
     def init(key: Array, batch: Batch) -> tuple[dict, Tree]:
-        got = batch.x.shape[1:]
-        check(got == tuple(shape), f"the model is of examples {tuple(shape)}, the data are {got}: change one")
+        check_examples(tuple(shape), batch.x)
         c, both = condition_of(condition, batch), jnp.ones((batch.x.shape[0], 2))
         params, stats = denoiser.init(key, batch.x, both, c)
         return {PLAYER: params}, {PLAYER: stats}

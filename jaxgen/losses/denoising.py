@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen.processes import log_snr
+from jaxgen.processes import level, log_snr
 from jaxgen.types import Array, Interval, Process, Turn, check
 
 TimesOf = Callable[[Process, Turn], Array]  # -> t [B] in (0, 1]
@@ -98,10 +98,10 @@ def easy(steps: int, q: float = 2.0, doublings: int = 8, k: float = 8.0, b: floa
     check(q > 1, f"pairs come nearer by a factor q above 1, it is {q}")
 
     def nearer(process: Process, t: Array, step: Array) -> Array:
-        level = process.sigma(t) / process.alpha(t)
+        s_t = level(process, t)
         i = jnp.minimum(step * doublings // steps, doublings - 1).astype(jnp.float32)
-        ratio = 1.0 - q ** -(i + 1.0) * (1.0 + k * jax.nn.sigmoid(-b * level))
-        r = process.time(-2.0 * (jnp.log(level) + jnp.log(jnp.maximum(ratio, 1e-6))))
+        ratio = 1.0 - q ** -(i + 1.0) * (1.0 + k * jax.nn.sigmoid(-b * s_t))
+        r = process.time(-2.0 * (jnp.log(s_t) + jnp.log(jnp.maximum(ratio, 1e-6))))
         return jnp.where(ratio > 0, jnp.minimum(r, t), 0.0)
 
     return nearer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxgen.processes import forward, log_variance
-from jaxgen.types import Array, Keys, Predict, Process, Solver, check, normal
+from jaxgen.processes import forward, fraction_of, log_variance
+from jaxgen.types import Array, Keys, Predict, Process, Solver, normal
 
 
 def ddpm(process: Process, variance: str = "own") -> Solver:
@@ -17,9 +17,8 @@ def ddpm(process: Process, variance: str = "own") -> Solver:
     section 3.2; "own": between them as the model has learned, beta where it has not (Nichol and Dhariwal 2021,
     arXiv:2102.09672, eq. 15). The last step, to u = 0, adds no noise.
     """
-    fractions = {"own": -1.0, "beta": 1.0, "beta_tilde": 0.0}  # numbers, so that another one compiles nothing anew
-    check(variance in fractions, f"variance must be 'own', 'beta' or 'beta_tilde', it is {variance!r}")
-    return Solver(Partial(_init), Partial(_step, process, jnp.asarray(fractions[variance], jnp.float32)))
+    fraction = jnp.asarray(fraction_of(variance), jnp.float32)  # a number, so that another one compiles nothing anew
+    return Solver(Partial(_init), Partial(_step, process, fraction))
 
 
 def _init(noise: Array) -> tuple:
