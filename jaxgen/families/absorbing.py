@@ -72,8 +72,7 @@ def absorbing(
         """(log p of every code, which of them are masked, the weight N / n, the logits, statistics)."""
         n = jnp.clip(jnp.ceil(t * size), 1, size)
         hidden = masked(keys, n, grid)
-        own = params[PLAYER], extra[PLAYER], jnp.where(hidden, codes, x), c
-        logits, stats = network.apply(*own) if training is None else network.train(training, *own)
+        logits, stats = network.call(training, params[PLAYER], extra[PLAYER], jnp.where(hidden, codes, x), c)
         return log_probs(logits, x), hidden, size / n, logits, stats
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:

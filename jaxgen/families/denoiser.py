@@ -75,8 +75,7 @@ class Denoiser(NamedTuple):
         t = jnp.broadcast_to(t, x.shape[:1])
         a, s = self.scales(x, t)
         inputs = self.f.inputs(a, s, x, t)
-        own = params[PLAYER], extra[PLAYER], *inputs, condition
-        raw, stats = self.network.apply(*own) if keys is None else self.network.train(keys, *own)
+        raw, stats = self.network.call(keys, params[PLAYER], extra[PLAYER], *inputs, condition)
         fraction = None
         if self.learned:
             needed = 2 * self.shape[-1]

@@ -77,8 +77,7 @@ def mean_flow(
 
     def mean_velocity(params, extra, x: Array, r: Array, t: Array, c: Tree, keys: Any = None) -> tuple:
         times = jnp.stack([t, t - r], axis=-1) / CLOCK
-        own = params[PLAYER], extra[PLAYER], x, times, c
-        return denoiser.apply(*own) if keys is None else denoiser.train(keys, *own)
+        return denoiser.call(keys, params[PLAYER], extra[PLAYER], x, times, c)
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         for_t, for_eps, for_drop, for_net = turn.split(4)

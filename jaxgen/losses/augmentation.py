@@ -169,6 +169,11 @@ def crop(share: float = 0.125) -> Transform:
     return cropped
 
 
+def of_photographs(flips: bool, share: float) -> tuple[Transform, ...]:
+    """What photographs may be changed by: `mirror` if `flips`, and `crop(share)` unless it is 0."""
+    return (*[mirror] * flips, *([crop(share)] if share else []))
+
+
 def blit(key: Array, p: Array, x: Array) -> Array:
     """Mirrored, turned by quarters, and moved by whole pixels up to an eighth of the sides, as if the image went on
     mirrored beyond its edges (Karras et al. 2020, arXiv:2006.06676, appendix B, pixel blitting). Images that are not

@@ -39,6 +39,10 @@ class Network(NamedTuple):
         """`apply` in training, with keys [B] if it draws."""
         return self.apply(params, stats, *inputs, train=True, **({"keys": keys} if self.random else {}))
 
+    def call(self, keys: Keys | None, params: Tree, stats: Tree, *inputs: Any) -> tuple[Any, Tree]:
+        """`train` where there are keys, else `apply`."""
+        return self.apply(params, stats, *inputs) if keys is None else self.train(keys, params, stats, *inputs)
+
 
 def network(module: Any) -> Network:
     """The network of any Linen module `__call__(*inputs, train, keys)`; or of an NNX one, or a function rngs -> one,

@@ -67,7 +67,7 @@ def experiment(
         condition=labels(classes) if classes else None,
         sampler=iterate(ddim(process), uniform(sampler_steps), clip=1.0),
     )
-    transforms = [*[augmentation.mirror] * flips, *([augmentation.crop(crop)] if crop else [])]
+    transforms = augmentation.of_photographs(flips, crop)
     model = families.augmented(model, *transforms) if transforms else model
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10 + 1), steps + 1)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))

@@ -78,7 +78,7 @@ def experiment(
         )
         adam = optax.adam(2e-4, b1=0.5)
         players = {"critic": adam, "generator": adam}
-    transforms = [*[augmentation.mirror] * flips, *([augmentation.crop(crop)] if crop else [])]
+    transforms = augmentation.of_photographs(flips, crop)
     model = families.augmented(model, *transforms) if transforms else model
     turns = ("critic", "generator")
     return Experiment(model, players, images, batch, steps, order=turns, sample_every=500, save_every=500)

@@ -60,7 +60,7 @@ def experiment(
         objective=elbo(beta=beta),
         condition=labels(classes) if classes else None,
     )
-    transforms = [*[augmentation.mirror] * flips, *([augmentation.crop(crop)] if crop else [])]
+    transforms = augmentation.of_photographs(flips, crop)
     model = families.augmented(model, *transforms) if transforms else model
     adam = optax.chain(optax.clip_by_global_norm(1000.0), optax.adam(optax.cosine_decay_schedule(lr, steps)))
     return Experiment(model, {"vae": adam}, images, batch, steps, sample_every=500, save_every=500)
