@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,11 +135,13 @@ class Lock:
         return ""
 
     def _holder(self) -> str:
-        try:
-            note = json.loads(os.read(self._file, 4096))
-            return f"process {int(note['process'])} on {str(note['host'])[:100]}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
+        for _ in range(20):  # who took it a moment ago has not written its name yet
+            try:
+                note = json.loads(os.pread(self._file, 4096, 0))
+                return f"process {int(note['process'])} on {str(note['host'])[:100]}"
+            except (OSError, ValueError, KeyError, TypeError):
+                time.sleep(0.05)
+        return "another process"
 
     def held(self) -> bool:
         """Whether the folder is still where it was."""

@@ -1,8 +1,10 @@
 """Most of a test session's time is compilation: it is quick rather than thorough, and kept between sessions."""
 
 import atexit
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,15 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file():
+    """A compiled program is dozens of memory maps, of which Linux allows a process 65,530: then compiling ends it."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """With JAXGEN_NO_SKIPS a test that skips has failed: what it needs was to be there."""
@@ -31,6 +42,11 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("JAXGEN_NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped under JAXGEN_NO_SKIPS: {report.longrepr}"
     return report
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: many tests wait for processes that they start, stop and kill."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):
