@@ -19,6 +19,7 @@ SMALL = {
     "folder_gan": ["--width", "2", "--latent", "4"],
     "folder_vae": ["--width", "2", "--latent", "4"],
     "folder_diffusion": ["--width", "8", "--sampler-steps", "2"],
+    "folder_latent": ["--width", "8", "--sampler-steps", "2"],
 }
 
 
@@ -45,6 +46,9 @@ def pictures(tmp_path_factory):
         ("folder_gan", [], 2, 3),
         ("folder_vae", ["--channels", "4"], 2, 4),
         ("folder_diffusion", ["--no-conditional"], 0, 3),
+        ("folder_diffusion", ["--net", "dit"], 2, 3),
+        ("folder_latent", ["--stage", "autoencoder", "--critic"], 0, 3),
+        ("folder_latent", ["--channels", "4"], 2, 4),
     ],
 )
 def test_an_experiment_by_name_trains_on_a_folder(

@@ -19,6 +19,7 @@ from jaxgen.data import (
     folder,
     mnist,
     npz,
+    parquet,
     photos,
     synthetic,
     tfds_images,
@@ -88,7 +89,8 @@ SETS: dict[str, Callable[..., Dataset]] = {name: entry[0] for name, entry in (EM
 
 
 def load(name: str, split: str = "train", **options) -> Dataset:
-    """The data set `name`: one of `SETS`, "folder:PATH", a path ending in .npz, or an image set of TFDS ("tfds:NAME").
+    """The data set `name`: one of `SETS`, "folder:PATH", a path ending in .npz or .parquet, or an image set of TFDS
+    ("tfds:NAME").
 
     `options` are those of the set's own function (`size=`, `labels=`, `n=`, ...). Unknown names, splits and options,
     and sets that are not prepared, raise InputError. While a trained run is rebuilt, a set that it was trained on is
@@ -115,11 +117,13 @@ def images(
 ) -> Dataset:
     """The images of a set by name, or of a folder of one's own: what an experiment takes by `--data` or `--folder`.
 
-    size: pixels a side, of a folder 64 by default, of sets with one size their own; channels, background: of a folder,
-    as in `folder.load`, whose unreadable files are left out. InputError for a set of points.
+    size: pixels a side, of a folder 64 by default, of sets with one size their own; channels, background: of a folder
+    or of Parquet, as in `folder.load`; a folder's unreadable files are left out. InputError for a set of points.
     """
     name = f"folder:{folder}" if folder else name
-    options: dict = {"channels": channels, "background": background, "skip": True} if _is_folder(name) else {}
+    options: dict = {"channels": channels, "background": background} if _is_own(name) else {}
+    if _is_folder(name):
+        options["skip"] = True
     if size is not None and "size" in _option_names(_find(name)):
         options["size"] = size
     found = load(name, **options)
@@ -129,6 +133,10 @@ def images(
 
 def _is_folder(name: str) -> bool:
     return name.startswith("folder:")
+
+
+def _is_own(name: str) -> bool:
+    return _is_folder(name) or name.endswith(".parquet")
 
 
 def other_split(dataset: Dataset, split: str) -> Dataset:
@@ -141,7 +149,7 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 
     Raises InputError for a set that needs no preparing, when TensorFlow is missing, or when the download fails.
     """
-    own = name in EMBEDDED or _is_folder(name) or name.endswith(".npz")
+    own = name in EMBEDDED or _is_own(name) or name.endswith(".npz")
     check(not own, f"{name} needs no preparing; use it as it is")
     name = "mnist" if name in OF_MNIST else name
     return tfds_images.prepare(name.removeprefix("tfds:"), data_dir)
@@ -163,6 +171,7 @@ def available() -> list[tuple[str, str, str]]:
         if name == "mnist":
             rows += [(other, text, f"{state}, made of mnist") for other, (_, text) in OF_MNIST.items()]
     rows.append(("folder:PATH", "pictures, sub-folders are labels", "yours"))
+    rows.append(("PATH.parquet", "pictures and label, as Hugging Face keeps them", "yours"))
     return [*rows, ("PATH.npz", "arrays x and labels", "yours")]
 
 
@@ -175,6 +184,8 @@ def _find(name: str) -> Callable[..., Dataset]:
         return partial(folder.load, rest)
     if name.endswith(".npz"):
         return partial(npz.load, name)
+    if name.endswith(".parquet"):
+        return partial(parquet.load, name)
     if kind == "tfds":
         return TFDS.get(rest, partial(tfds_images.load, rest))
     names = [*SETS, *tfds_images.known(), *tfds_images.in_folder()]
@@ -182,7 +193,7 @@ def _find(name: str) -> Callable[..., Dataset]:
         return partial(tfds_images.load, name)
     close = [f"folder:{name}"] if is_folder(name) else difflib.get_close_matches(name, names, 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    there = ", ".join([*SETS, "folder:PATH", "PATH.npz", "tfds:NAME"])
+    there = ", ".join([*SETS, "folder:PATH", "PATH.npz", "PATH.parquet", "tfds:NAME"])
     raise InputError(f"there is no data set {name!r}{hint}; give one of {there}")
 
 
