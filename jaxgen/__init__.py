@@ -100,8 +100,13 @@ __all__ = [
 ]
 
 
+ROOMS = ("conditions", "data", "families", "hooks", "losses", "nets", "optimizers", "processes", "sampling", "types")
+
+
 def __getattr__(name: str) -> Any:
     """Names are imported when first used: `jaxgen --help` does not wait for JAX."""
+    if name in ROOMS:
+        return importlib.import_module(f"jaxgen.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxgen' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxgen.{_HOME[name]}"), name)
@@ -109,4 +114,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The API, and nothing that this file needs."""
-    return [*__all__, "__version__"]
+    return [*__all__, *ROOMS, "__version__"]

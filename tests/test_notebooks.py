@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom and shows its pictures."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -7,6 +8,14 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_no_notebook_trains_in_the_folder_of_another():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        folders = set(
+            re.findall(r"\"runs/(\w+)", "".join(cell.source for cell in nbformat.read(path, as_version=4).cells))
+        )
+        assert folders == {path.stem}
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import json
 import py_compile
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -426,7 +428,9 @@ def test_a_set_without_names_of_its_classes_draws_every_class(tmp_path):
 
 
 def test_the_front_door_shows_the_api_only():
-    assert dir(jaxgen) == sorted([*jaxgen.__all__, "__version__"])
+    assert dir(jaxgen) == sorted([*jaxgen.__all__, *jaxgen.ROOMS, "__version__"])
+    code = "import jaxgen, sys; assert 'jax' not in sys.modules; jaxgen.families.vae, jaxgen.data.load, jaxgen.sampling"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert all(callable(getattr(jaxgen, name)) for name in jaxgen.__all__)
     modules = {path.stem for path in Path(jaxgen.__file__).parent.glob("*")}
     assert not modules & set(jaxgen.__all__)  # once imported, a module takes the place of a function of its name
