@@ -18,7 +18,7 @@ def low_rank(model: Model, rank: int = 4, *, scale: float = 1.0, players: Sequen
     """Every kernel W [..., I, O] of `players` (all by default) becomes W + scale / rank A B, A [..., I, rank] and
     B [rank, O]; A and B are trained, W stays: LoRA (Hu et al. 2021, arXiv:2106.09685, eq. 3). A is normal of deviation
     1 / sqrt(fan in), B is 0 at first, so that training begins at the model itself. A convolution's kernel is a matrix,
-    its taps and inputs by its outputs.
+    its taps and inputs by its outputs; kernels of layers that are scanned over are as many matrices, [L, I, O].
 
     params: the frozen group "base" holds the model's own, which `fit(..., start={"base": RUN})` takes from a run; each
     player's hold {path: {"a", "b"}}. `merged` gives the parameters of the plain model.
@@ -86,11 +86,17 @@ def _updates(key: Array, base: Tree, rank: int) -> dict[str, dict[str, Array]]:
         if w.ndim >= 2 and getattr(path[-1], "key", None) == "kernel"
     }
     check(bool(kernels), "a low-rank update needs kernels, this network has none: adapt another player")
-    sizes = {name: (math.prod(w.shape[:-1]), w.shape[-1]) for name, w in kernels.items()}
+    shapes = {name: _matrices(w.shape, rank) for name, w in kernels.items()}
     # one draw: every shape of a generator is compiled anew
-    noise = jax.random.normal(key, (sum(inputs * rank for inputs, _ in sizes.values()),))
+    noise = jax.random.normal(key, (sum(math.prod(a) for a, _ in shapes.values()),))
     updates, at = {}, 0
-    for name, (inputs, outputs) in sizes.items():
-        a = noise[at : at + inputs * rank].reshape(inputs, rank) / math.sqrt(inputs)
-        updates[name], at = {"a": a, "b": jnp.zeros((rank, outputs))}, at + inputs * rank
+    for name, (of_a, of_b) in shapes.items():
+        a = noise[at : at + math.prod(of_a)].reshape(of_a) / math.sqrt(of_a[-2])
+        updates[name], at = {"a": a, "b": jnp.zeros(of_b)}, at + math.prod(of_a)
     return updates
+
+
+def _matrices(shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of A and B of a kernel: one with an odd number of axes is of layers in its first (`nn.scan`)."""
+    layers, (*inputs, outputs) = shape[: len(shape) % 2], shape[len(shape) % 2 :]
+    return (*layers, math.prod(inputs), rank), (*layers, rank, outputs)

@@ -16,6 +16,7 @@ from jaxgen.families import classifier, diffusion, latent, low_rank, vae
 from jaxgen.families.low_rank import merged
 from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import Network, network
+from jaxgen.nets.dit import DiT
 from jaxgen.nets.mlp import MLP, MLPDenoiser
 from jaxgen.processes import cosine
 from jaxgen.training import init_state, make_step
@@ -194,6 +195,24 @@ def test_merged_parameters_are_the_plain_model_s():
     np.testing.assert_allclose(ours, PLAIN.decode(plain, after.extra["base"], None, z, None), rtol=1e-5)
     log_p = model.density.log_p(*weights(after), KEYS, Batch(X[:8]), 2)
     np.testing.assert_allclose(log_p, PLAIN.density.log_p(plain, after.extra["base"], KEYS, Batch(X[:8]), 2), rtol=1e-4)
+
+
+def test_layers_that_are_scanned_over_have_an_update_each():
+    sampler = sampling.iterate(sampling.ddim(CLIPPED), sampling.uniform(2))
+    dit = network(DiT(2, 8, depth=3, heads=2, scan=True))
+    model = low_rank(diffusion(dit, CLIPPED, (4, 4, 1), sampler=sampler), 2)
+    params, _ = model.game.init(KEY, Batch(jnp.zeros((2, 4, 4, 1))))
+    (name,) = (name for name in params["denoiser"] if name.endswith("up/kernel"))
+    a, b = params["denoiser"][name]["a"], params["denoiser"][name]["b"]
+    assert a.shape == (3, 8, 2) and b.shape == (3, 2, 32)
+    params["denoiser"][name]["b"] = jax.random.normal(KEY, b.shape)
+    before, after = (tree for tree in (params["base"]["denoiser"], merged(params, 0.5)["denoiser"]))
+    for key in name.split("/"):
+        before, after = before[key], after[key]
+    for layer in range(3):
+        difference = np.float64(after[layer] - before[layer])
+        np.testing.assert_allclose(difference, 0.5 * a[layer] @ params["denoiser"][name]["b"][layer], atol=1e-6)
+        assert np.linalg.matrix_rank(difference, tol=1e-5) == 2
 
 
 def test_a_low_rank_update_of_nothing_is_refused():
