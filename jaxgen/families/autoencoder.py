@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.data.noise import Corruption
-from jaxgen.families.common import check_decoder, codes, output_shape
+from jaxgen.families.common import check_decoder, codes, folded, output_shape
 from jaxgen.losses.likelihood import Likelihood, check_support, total
 from jaxgen.nets import Network
 from jaxgen.types import Array, Batch, Game, Keys, Loss, Model, Tree, Turn, check, normal, one_shot
@@ -45,7 +45,7 @@ def autoencoder(
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         inputs = batch.x if corruption is None else corruption(turn.keys, batch.x)
-        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, inputs)
+        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, turn.keys, batch.x, inputs)
         codes = fitted(extra["codes"], turn.gather(jax.lax.stop_gradient(z)))
         return error, (metrics, {**stats, "codes": codes})
 
@@ -97,15 +97,17 @@ class Pair(NamedTuple):
         check_decoder(output_shape(self.decoder, g, g_stats, z), batch.x, self.likelihood)
         return {"encoder": f, "decoder": g}, {"encoder": f_stats, "decoder": g_stats}
 
-    def codes(self, own: Tree, extra: Tree, x: Array) -> tuple[Array, Tree]:
+    def codes(self, own: Tree, extra: Tree, keys: Keys, x: Array) -> tuple[Array, Tree]:
         """(f(x) [B, latent], statistics) in training mode."""
-        z, stats = self.encoder.apply(own["encoder"], extra["encoder"], x, train=True)
+        z, stats = self.encoder.train(folded(keys, 2), own["encoder"], extra["encoder"], x)
         return z.astype(jnp.float32), stats
 
-    def reconstruct(self, own: Tree, extra: Tree, x: Array, inputs: Array) -> tuple[Array, Array, dict, Tree]:
+    def reconstruct(
+        self, own: Tree, extra: Tree, keys: Keys, x: Array, inputs: Array
+    ) -> tuple[Array, Array, dict, Tree]:
         """(f(inputs) [B, latent], -log p(x | g(f(inputs))) [B], metrics, {"encoder", "decoder"} statistics)."""
-        z, f_stats = self.codes(own, extra, inputs)
-        output, g_stats = self.decoder.apply(own["decoder"], extra["decoder"], z, train=True)
+        z, f_stats = self.codes(own, extra, keys, inputs)
+        output, g_stats = self.decoder.train(folded(keys, 3), own["decoder"], extra["decoder"], z)
         metrics = {"squared_error": total(jnp.square(x - self.likelihood.mean(output)))}
         return z, -self.likelihood.log_prob(x, output), metrics, {"encoder": f_stats, "decoder": g_stats}
 

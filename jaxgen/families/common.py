@@ -63,19 +63,24 @@ def folded(keys: Keys, number: Array | int) -> Keys:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def split_each(keys: Keys, n: int) -> Keys:
+    """n keys of every example's, [B n], example by example."""
+    return jax.vmap(lambda key: jax.random.split(key, n))(keys).reshape(-1)
+
+
 def output_shape(net: Network, params: Tree, stats: Tree, *inputs: Any) -> tuple[int, ...]:
     """The shape of one example's output, without computing it."""
     return jax.eval_shape(net.apply, params, stats, *inputs)[0].shape[1:]
 
 
 def judged_apart(
-    critic: Network, params: Tree, stats: Tree, images: Sequence[Array], c: Tree
+    critic: Network, params: Tree, stats: Tree, keys: Keys, images: Sequence[Array], *given: Tree
 ) -> tuple[list[Seen], Tree]:
     """(what a critic gives for each of several batches, its statistics), in training: batches of their own, so that a
     batch normalisation does not mix them."""
     seen = []
-    for x in images:
-        output, stats = critic.apply(params, stats, x, c, train=True)
+    for i, x in enumerate(images):
+        output, stats = critic.train(folded(keys, i), params, stats, x, *given)
         seen.append(as_seen(output))
     return seen, stats
 

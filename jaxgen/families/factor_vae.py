@@ -51,17 +51,17 @@ def factor_vae(
     def vae_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         def penalised(terms: Terms, turn: Turn) -> tuple[Array, dict[str, Array]]:
             loss, metrics = bound(terms, turn)
-            tc, _ = critic.apply(params[CRITIC], extra[CRITIC], terms.z[:, 0], train=True)
+            tc, _ = critic.train(folded(turn.keys, 6), params[CRITIC], extra[CRITIC], terms.z[:, 0])
             return loss + gamma * tc, {**metrics, "tc": tc}
 
         return parts.loss(penalised, 1)(params, extra, turn, batch)
 
     def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        q, _, _ = parts.infer(params, extra, batch.x, condition_of(condition, batch), train=True)
+        q, _, _ = parts.infer(params, extra, batch.x, condition_of(condition, batch), folded(turn.keys, 2))
         z, other = jnp.moveaxis(q.rows(1).at(normal(turn.keys, (2, latent))), 1, 0)
         permuted = permute_dims(turn._replace(keys=folded(turn.keys, 1)), other)
-        joint, stats = critic.apply(params[CRITIC], extra[CRITIC], z, train=True)
-        product, stats = critic.apply(params[CRITIC], stats, permuted, train=True)
+        joint, stats = critic.train(folded(turn.keys, 6), params[CRITIC], extra[CRITIC], z)
+        product, stats = critic.train(folded(turn.keys, 7), params[CRITIC], stats, permuted)
         loss = 0.5 * (jax.nn.softplus(-joint) + jax.nn.softplus(product))
         return loss, ({"score_joint": joint, "score_product": product}, {**extra, CRITIC: stats})
 

@@ -117,7 +117,7 @@ class Generator(NamedTuple):
 
 def plain(net: Network) -> Generator:
     """One network of z and the condition."""
-    return Generator(net.init, lambda params, stats, turn, z, c: net.apply(params, stats, z, c, train=True))
+    return Generator(net.init, lambda params, stats, turn, z, c: net.train(folded(turn.keys, 5), params, stats, z, c))
 
 
 class Parts(NamedTuple):
@@ -176,7 +176,8 @@ class Parts(NamedTuple):
     def judge(self, params: Tree, extra: Tree, turn: Turn, x: Array, c: Tree) -> tuple[Seen, Tree]:
         """(the critic's output for the augmented x, its statistics), in training mode."""
         x = packed(self.augmentation.apply(state_of(extra, "augmentation"), turn, x), self.pack)
-        output, stats = self.critic.apply(params[CRITIC], extra[CRITIC], x, c, train=True)
+        keys = folded(turn.keys[:: self.pack], 6)
+        output, stats = self.critic.train(keys, params[CRITIC], extra[CRITIC], x, c)
         return as_seen(output), stats
 
     def judged(self, batch: Batch, output: Array | Seen, c: Tree) -> Seen:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.conditions import check_condition, condition_of, repeat
-from jaxgen.families.common import Gaussian, check_decoder, codes, folded, output_shape, posterior, standard
+from jaxgen.families.common import Gaussian, check_decoder, codes, folded, output_shape, posterior, split_each, standard
 from jaxgen.families.vae import PLAYER
 from jaxgen.losses.divergence import kl_standard_normal_parts, log_normal
 from jaxgen.losses.evidence import Objective, Terms, elbo
@@ -134,12 +134,15 @@ class Parts(NamedTuple):
         check_decoder(begin("decoder", z), batch.x, self.likelihood)
         return {PLAYER: params}, extra
 
-    def calling(self, params: Tree, extra: Tree, train: bool) -> tuple[Call, dict]:
-        """The networks by name, and a dictionary in which their statistics are gathered as they are called."""
-        stats = dict(extra)
+    def calling(self, params: Tree, extra: Tree, keys: Keys | None = None) -> tuple[Call, dict]:
+        """The networks by name, and a dictionary in which their statistics are gathered as they are called; with keys
+        in training."""
+        stats, names = dict(extra), list(self.networks)
 
         def call(name: str, x: Array, c: Tree) -> Array:
-            output, stats[name] = self.networks[name].apply(params[PLAYER][name], extra[name], x, c, train=train)
+            own = None if keys is None else folded(keys, 2 + names.index(name))
+            own = None if own is None else split_each(own, x.shape[0] // own.shape[0])  # of several latents an example
+            output, stats[name] = self.networks[name].call(own, params[PLAYER][name], extra[name], x, c)
             return output
 
         return call, stats
@@ -190,7 +193,7 @@ class Parts(NamedTuple):
     def terms(self, params: Tree, extra: Tree, turn: Turn, batch: Batch, k: int, train: bool) -> tuple[Terms, Tree]:
         """What objectives see of k latents an example, and the statistics."""
         b, c, total = batch.x.shape[0], condition_of(self.condition, batch), sum(self.latents)
-        call, stats = self.calling(params, extra, train)
+        call, stats = self.calling(params, extra, turn.keys if train else None)
         u = normal(turn.keys, (k, total))
         z, q = self.infer(call, batch.x, u, c)
         output = call("decoder", z, repeat(c, k))
@@ -208,13 +211,13 @@ class Parts(NamedTuple):
         return self.terms(params, extra, turn(keys), batch, k, False)[0].log_w
 
     def decode(self, params: Tree, extra: Tree, keys: Keys, eps: Array, condition: Tree) -> Array:
-        call, _ = self.calling(params, extra, False)
+        call, _ = self.calling(params, extra)
         parts = _split(eps, self.latents)
         z = self.descend(call, eps.shape[0], lambda l, p, z: parts[l], condition)
         return self.likelihood.mean(call("decoder", z, condition))
 
     def encode(self, params: Tree, extra: Tree, x: Array, condition: Tree) -> Array:
-        call, _ = self.calling(params, extra, False)
+        call, _ = self.calling(params, extra)
         return self.infer(call, x, jnp.zeros((x.shape[0], 1, sum(self.latents))), condition)[1].mu
 
 

@@ -17,6 +17,7 @@ from jaxgen.families.common import (
     folded,
     output_shape,
     posterior,
+    split_each,
     standard,
 )
 from jaxgen.losses.divergence import kl_standard_normal, log_normal
@@ -58,8 +59,8 @@ def m2(
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         y, known = batch.condition, batch.condition != UNLABELLED
-        log_q, stats = parts.classify(params, extra, batch.x, True)
-        log_px, _, q_z, others = parts.every(params, extra, normal(turn.keys, (latent,)), batch.x, True)
+        log_q, stats = parts.classify(params, extra, batch.x, folded(turn.keys, 4))
+        log_px, _, q_z, others = parts.every(params, extra, normal(turn.keys, (latent,)), batch.x, turn.keys)
         q = jnp.where(known[:, None], jax.nn.one_hot(y, classes), jnp.exp(log_q))
         distortion, kl = (jnp.sum(q * a, axis=1) for a in (-log_px, jax.vmap(kl_standard_normal)(*q_z)))
         surprise = -jnp.take_along_axis(log_q, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
@@ -89,7 +90,7 @@ def m2(
 
 def log_q(classifier: Network, params: Tree, extra: Tree, x: Array) -> Array:
     """log q(y|x) [B, classes] of a trained M2 with that classifier."""
-    return _log_q(classifier, params, extra, x, False)[0]
+    return _log_q(classifier, params, extra, x, None)[0]
 
 
 class Parts(NamedTuple):
@@ -116,18 +117,20 @@ class Parts(NamedTuple):
         params = {"encoder": phi, "decoder": theta, "classifier": psi}
         return {PLAYER: params}, {"encoder": phi_stats, "decoder": theta_stats, "classifier": psi_stats}
 
-    def classify(self, params: Tree, extra: Tree, x: Array, train: bool = False) -> tuple[Array, Tree]:
-        """(log q(y|x) [B, classes], statistics)."""
-        return _log_q(self.classifier, params, extra, x, train)
+    def classify(self, params: Tree, extra: Tree, x: Array, keys: Keys | None = None) -> tuple[Array, Tree]:
+        """(log q(y|x) [B, classes], statistics); with keys in training."""
+        return _log_q(self.classifier, params, extra, x, keys)
 
-    def every(self, params: Tree, extra: Tree, eps: Array, x: Array, train: bool) -> tuple:
-        """(log p(x|y, z), z, q(z|x, y), statistics) of every y, [B, classes, ...], with one eps [B, latent]."""
+    def every(self, params: Tree, extra: Tree, eps: Array, x: Array, keys: Keys | None = None) -> tuple:
+        """(log p(x|y, z), z, q(z|x, y), statistics) of every y, [B, classes, ...], with one eps [B, latent]; with keys
+        in training."""
         b, y = x.shape[0], jnp.tile(jnp.arange(self.classes), x.shape[0])
+        apart = (None, None) if keys is None else [split_each(folded(keys, i), self.classes) for i in (2, 3)]
         again, own = repeat(x, self.classes), params[PLAYER]
-        h, phi = self.encoder.apply(own["encoder"], extra["encoder"], again, y, train=train)
+        h, phi = self.encoder.call(apart[0], own["encoder"], extra["encoder"], again, y)
         q, _ = posterior(h, self.latent)
         z = q.at(repeat(eps, self.classes))  # one eps: what it adds to L(x, y) - L(x, y') cancels in part
-        output, theta = self.decoder.apply(own["decoder"], extra["decoder"], z, y, train=train)
+        output, theta = self.decoder.call(apart[1], own["decoder"], extra["decoder"], z, y)
         log_px = self.likelihood.log_prob(again, output)
         log_px, z, q = jax.tree.map(lambda a: a.reshape(b, self.classes, *a.shape[1:]), (log_px, z, q))
         return log_px, z, q, {"encoder": phi, "decoder": theta}
@@ -135,7 +138,7 @@ class Parts(NamedTuple):
     def log_p(self, params: Tree, extra: Tree, keys: Keys, batch: Batch, k: int) -> Array:
         def one(i: Array) -> Array:
             eps = normal(folded(keys, i), (self.latent,))
-            log_px, z, q, _ = self.every(params, extra, eps, batch.x, False)
+            log_px, z, q, _ = self.every(params, extra, eps, batch.x)
             log_w = log_px + log_normal(z) - log_normal(z, *q) - math.log(self.classes)
             return jax.nn.logsumexp(log_w, axis=1)
 
@@ -151,6 +154,6 @@ class Parts(NamedTuple):
         return posterior(h, self.latent)[0].mu
 
 
-def _log_q(classifier: Network, params: Tree, extra: Tree, x: Array, train: bool) -> tuple[Array, Tree]:
-    logits, stats = classifier.apply(params[PLAYER]["classifier"], extra["classifier"], x, train=train)
+def _log_q(classifier: Network, params: Tree, extra: Tree, x: Array, keys: Keys | None) -> tuple[Array, Tree]:
+    logits, stats = classifier.call(keys, params[PLAYER]["classifier"], extra["classifier"], x)
     return jax.nn.log_softmax(logits.astype(jnp.float32)), stats

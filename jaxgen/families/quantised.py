@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.families.autoregressive import autoregressive
-from jaxgen.families.common import check_decoder, codes, output_shape
+from jaxgen.families.common import check_decoder, codes, folded, output_shape
 from jaxgen.families.latent import latent
 from jaxgen.losses.likelihood import Likelihood, bernoulli, check_probability, check_support
 from jaxgen.nets import Network
@@ -301,11 +301,11 @@ class Parts(NamedTuple):
 
     def loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         own, q = params[PLAYER], self.quantiser
-        h, phi_stats = self.encoder.apply(own["encoder"], extra["encoder"], batch.x, train=True)
+        h, phi_stats = self.encoder.train(folded(turn.keys, 2), own["encoder"], extra["encoder"], batch.x)
         u = q.bound(h.astype(jnp.float32))
         c = q.learn(extra["codes"], turn, u)
         z = straight_through(u, c.vectors)
-        output, theta_stats = self.decoder.apply(own["decoder"], extra["decoder"], z, train=True)
+        output, theta_stats = self.decoder.train(folded(turn.keys, 3), own["decoder"], extra["decoder"], z)
         distortion = -self.likelihood.log_prob(batch.x, output)
         stats = {"encoder": phi_stats, "decoder": theta_stats, "codes": c.state}
         metrics = {"distortion": distortion, "penalty": c.penalty, **usage(turn.gather(c.index), q.codes)}

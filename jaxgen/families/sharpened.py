@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.families.autoencoder import squared_error
-from jaxgen.families.common import judged_apart
+from jaxgen.families.common import folded, judged_apart
 from jaxgen.families.gan import ranked
-from jaxgen.losses.adversarial import Adversarial, hinge
+from jaxgen.losses.adversarial import Adversarial, as_seen, hinge
 from jaxgen.losses.likelihood import Likelihood, total
 from jaxgen.losses.penalties import Penalty
 from jaxgen.nets import Network
@@ -80,7 +80,7 @@ class Parts(NamedTuple):
         for_model, for_critic = jax.random.split(key)
         params, extra = self.make(self.likelihood).game.init(for_model, batch)
         d, d_stats = self.critic.init(for_critic, batch.x, None)
-        seen = jax.eval_shape(lambda: judged_apart(self.critic, d, d_stats, [batch.x], None)[0][0])
+        seen = jax.eval_shape(lambda: as_seen(self.critic.apply(d, d_stats, batch.x, None)[0]))
         check(
             seen.score.shape[:1] == batch.x.shape[:1],
             f"the critic gives scores {seen.score.shape} for {batch.x.shape[0]} images, not one or a map an image",
@@ -105,17 +105,17 @@ class Parts(NamedTuple):
         check(once, "an autoencoder that is sharpened has one latent an example: samples=1")
         return seen[0], loss, (metrics, {**carried, CRITIC: extra[CRITIC]})
 
-    def judge(self, params: Tree, extra: Tree, x: Array, output: Array) -> tuple[Seen, Seen, Tree]:
+    def judge(self, params: Tree, extra: Tree, turn: Turn, x: Array, output: Array) -> tuple[Seen, Seen, Tree]:
         """(the critic's view of x, of its reconstruction, statistics)."""
-        images = [x, self.likelihood.mean(output)]
-        (real, fake), stats = judged_apart(self.critic, params[CRITIC], extra[CRITIC], images, None)
+        images, keys = [x, self.likelihood.mean(output)], folded(turn.keys, 6)
+        (real, fake), stats = judged_apart(self.critic, params[CRITIC], extra[CRITIC], keys, images, None)
         return real, fake, stats
 
     def autoencoder_loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         output, loss, (metrics, carried) = self.reconstruct(params, extra, turn, batch)
 
         def adversarial(output: Array) -> Array:
-            real, fake, _ = self.judge(params, extra, batch.x, output)
+            real, fake, _ = self.judge(params, extra, turn, batch.x, output)
             return averaged(self.objective.generator(real, fake, turn))
 
         scale = self.weight * (turn.step >= self.start)
@@ -129,11 +129,12 @@ class Parts(NamedTuple):
 
     def critic_loss(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         output = jax.lax.stop_gradient(self.reconstruct(params, extra, turn, batch)[0])
-        real, fake, stats = self.judge(params, extra, batch.x, output)
+        real, fake, stats = self.judge(params, extra, turn, batch.x, output)
         loss = averaged(self.objective.critic(real, fake, turn))
 
         def score(x: Array) -> Array:
-            return averaged(judged_apart(self.critic, params[CRITIC], extra[CRITIC], [x], None)[0][0].score)
+            keys = folded(turn.keys, 7)
+            return averaged(judged_apart(self.critic, params[CRITIC], extra[CRITIC], keys, [x], None)[0][0].score)
 
         fakes = self.likelihood.mean(output)
         loss = loss + sum((pay(score, batch.x, fakes, turn) for pay in self.penalties), start=jnp.zeros(()))

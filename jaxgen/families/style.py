@@ -78,23 +78,25 @@ class Style(NamedTuple):
     def broadcast(self, w: Array) -> Array:
         return jnp.broadcast_to(w[:, None], (w.shape[0], self.layers, w.shape[-1]))
 
-    def map(self, params: Tree, stats: Tree, z: Array, c: Tree, train: bool = False) -> tuple[Array, Tree]:
-        w, own = self.mapping.apply(params["mapping"], stats["mapping"], z, c, train=train)
+    def map(self, params: Tree, stats: Tree, z: Array, c: Tree, keys: Keys | None = None) -> tuple[Array, Tree]:
+        w, own = self.mapping.call(keys, params["mapping"], stats["mapping"], z, c)
         return w, {**stats, "mapping": own}
 
     def draw(self, params: Tree, stats: Tree, w: Array, keys: Keys, train: bool = False) -> tuple[Array, Tree]:
-        x, own = self.synthesis.apply(params["synthesis"], stats["synthesis"], w, keys, train=train)
+        dropping = folded(keys, 15) if train else None
+        x, own = self.synthesis.call(dropping, params["synthesis"], stats["synthesis"], w, keys)
         return x, {**stats, "synthesis": own}
 
     def styles(self, params: Tree, stats: Tree, z: Array, turn: Turn, c: Tree) -> tuple[Array, Tree]:
         """(w [B, layers, W] with mixed styles, statistics with the mean of w), in training."""
-        first, stats = self.map(params, stats, z, c, train=True)
+        first, stats = self.map(params, stats, z, c, folded(turn.keys, 16))
         mean = stats["mean"]["average"]["w"]
         now = jnp.mean(turn.gather(jax.lax.stop_gradient(first)), axis=0)
         stats = {**stats, "mean": {"average": {"w": self.beta * mean + (1.0 - self.beta) * now}}}
         if self.mixing == 0:
             return self.broadcast(first), stats
-        second, _ = self.map(params, stats, normal(folded(turn.keys, 11), z.shape[1:]), c, train=True)
+        other = normal(folded(turn.keys, 11), z.shape[1:])
+        second, _ = self.map(params, stats, other, c, folded(turn.keys, 17))
         u = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(folded(turn.keys, 12))
         cut = jnp.where(u[:, 0] < self.mixing, 1 + jnp.floor(u[:, 1] * (self.layers - 1)), self.layers)
         later = jnp.arange(self.layers)[None, :, None] >= cut[:, None, None]

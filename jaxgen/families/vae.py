@@ -19,6 +19,7 @@ from jaxgen.families.common import (
     folded,
     output_shape,
     posterior,
+    split_each,
 )
 from jaxgen.losses.divergence import kl_standard_normal_parts, log_normal
 from jaxgen.losses.evidence import Objective, Terms, elbo
@@ -97,16 +98,18 @@ class Parts(NamedTuple):
             params["flow"], extra["flow"] = self.flow.init(for_flow, z, context)
         return {PLAYER: params}, extra
 
-    def infer(self, params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple[Gaussian, Array, Tree]:
-        """(q(z|x) before the flow, the flow's context, statistics)."""
-        h, stats = self.encoder.apply(params[PLAYER]["encoder"], extra["encoder"], x, c, train=train)
+    def infer(
+        self, params: Tree, extra: Tree, x: Array, c: Tree, keys: Keys | None = None
+    ) -> tuple[Gaussian, Array, Tree]:
+        """(q(z|x) before the flow, the flow's context, statistics); with keys in training."""
+        h, stats = self.encoder.call(keys, params[PLAYER]["encoder"], extra["encoder"], x, c)
         return *posterior(h, self.latent), stats
 
-    def transform(self, params: Tree, extra: Tree, z: Array, context: Array, train: bool = False) -> tuple:
+    def transform(self, params: Tree, extra: Tree, z: Array, context: Array, keys: Keys | None = None) -> tuple:
         """(z', log |det dz'/dz|, statistics) of the flow of z [N, D], its context [N, F]."""
         if self.flow is None:
             return z, jnp.zeros(z.shape[0]), {}
-        (z, log_det), stats = self.flow.apply(params[PLAYER]["flow"], extra["flow"], z, context, train=train)
+        (z, log_det), stats = self.flow.call(keys, params[PLAYER]["flow"], extra["flow"], z, context)
         return z, log_det, {"flow": stats}
 
     def mixture(self, params: Tree, extra: Tree) -> priors.Mixture:
@@ -116,13 +119,14 @@ class Parts(NamedTuple):
     def terms(self, params: Tree, extra: Tree, turn: Turn, batch: Batch, k: int, train: bool) -> tuple[Terms, Tree]:
         """What objectives see of k latents an example, and the statistics."""
         b, c = batch.x.shape[0], condition_of(self.condition, batch)
-        q, context, phi_stats = self.infer(params, extra, batch.x, c, train)
+        for_phi, for_theta = (folded(turn.keys, 2), split_each(folded(turn.keys, 3), k)) if train else (None, None)
+        q, context, phi_stats = self.infer(params, extra, batch.x, c, for_phi)
         eps = normal(turn.keys, (k, self.latent))
         again = partial(repeat, times=k)  # example by example, each with its k latents
         z0 = q.rows(1).at(eps).reshape(b * k, self.latent)
-        z, log_det, flow_stats = self.transform(params, extra, z0, again(context), train)
+        z, log_det, flow_stats = self.transform(params, extra, z0, again(context), for_theta)
         own = params[PLAYER]["decoder"]
-        output, theta_stats = self.decoder.apply(own, extra["decoder"], z, again(c), train=train)
+        output, theta_stats = self.decoder.call(for_theta, own, extra["decoder"], z, again(c))
         log_px, z = self.likelihood.log_prob(again(batch.x), output).reshape(b, k), z.reshape(b, k, self.latent)
         log_qz = log_normal(eps) - 0.5 * jnp.sum(q.log_var, axis=1)[:, None] - log_det.reshape(b, k)
         mix = self.mixture(params, extra)

@@ -133,20 +133,22 @@ class Parts(NamedTuple):
         )
         return params, extra
 
-    def infer(self, params: Tree, extra: Tree, x: Array, c: Tree, train: bool = False) -> tuple[Gaussian, Tree]:
-        h, stats = self.networks["encoder"].apply(params["encoder"], extra["encoder"], x, c, train=train)
+    def infer(self, params: Tree, extra: Tree, x: Array, c: Tree, keys: Keys | None = None) -> tuple[Gaussian, Tree]:
+        h, stats = self.networks["encoder"].call(keys, params["encoder"], extra["encoder"], x, c)
         return posterior(h, self.latent)[0], stats
 
     def play(self, params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Play, Tree]:
         """(the terms of the losses, statistics of all networks)."""
         c, now = condition_of(self.condition, batch), dict(extra)
-        q, now["encoder"] = self.infer(params, extra, batch.x, c, train=True)
+        q, now["encoder"] = self.infer(params, extra, batch.x, c, folded(turn.keys, 2))
         z_p = normal(folded(turn.keys, 1), (self.latent,))
         images = [batch.x]
-        for z in (q.at(normal(turn.keys, (self.latent,))), z_p):
-            x, now["decoder"] = self.networks["decoder"].apply(params["decoder"], now["decoder"], z, c, train=True)
+        for i, z in enumerate((q.at(normal(turn.keys, (self.latent,))), z_p)):
+            keys = folded(turn.keys, 3 + i)
+            x, now["decoder"] = self.networks["decoder"].train(keys, params["decoder"], now["decoder"], z, c)
             images.append(x)
-        seen, now["critic"] = judged_apart(self.networks["critic"], params["critic"], now["critic"], images, c)
+        critic, keys = self.networks["critic"], folded(turn.keys, 6)
+        seen, now["critic"] = judged_apart(critic, params["critic"], now["critic"], keys, images, c)
         real, again, fake = seen
         assert real.features is not None and again.features is not None  # as `init` has checked
         llike = -gaussian().log_prob(real.features.astype(jnp.float32), again.features.astype(jnp.float32))

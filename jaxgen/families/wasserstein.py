@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.families.autoencoder import PLAYER, paired
-from jaxgen.families.common import check_score, output_shape, standard
-from jaxgen.losses.adversarial import Adversarial, as_seen, non_saturating
+from jaxgen.families.common import check_score, folded, judged_apart, output_shape, standard
+from jaxgen.losses.adversarial import Adversarial, non_saturating
 from jaxgen.losses.divergence import mmd
 from jaxgen.losses.likelihood import Likelihood
 from jaxgen.nets import Network
@@ -41,7 +41,7 @@ def wae_mmd(
         return {PLAYER: params}, stats
 
     def loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, batch.x)
+        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, turn.keys, batch.x, batch.x)
         discrepancy = jnp.broadcast_to(mmd(*turn.gather((z, normal(turn.keys, (latent,))))), error.shape)
         return error + scale * discrepancy, ({**metrics, "mmd": discrepancy}, stats)
 
@@ -78,21 +78,19 @@ def adversarial_autoencoder(
         check_score(output_shape(critic, d, d_stats, z))
         return {CRITIC: d, PLAYER: params}, {CRITIC: d_stats, **stats}
 
-    def judge(params: Tree, stats: Tree, z: Array) -> tuple[Seen, Tree]:
-        output, stats = critic.apply(params[CRITIC], stats, z, train=True)
-        return as_seen(output), stats
+    def judge(params: Tree, stats: Tree, turn: Turn, z: Array) -> tuple[list[Seen], Tree]:
+        images = [normal(turn.keys, (latent,)), z]
+        return judged_apart(critic, params[CRITIC], stats, folded(turn.keys, 6), images)
 
     def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        z, _ = pair.codes(params[PLAYER], extra, batch.x)
-        real, d_stats = judge(params, extra[CRITIC], normal(turn.keys, (latent,)))
-        fake, d_stats = judge(params, d_stats, z)
+        z, _ = pair.codes(params[PLAYER], extra, turn.keys, batch.x)
+        (real, fake), d_stats = judge(params, extra[CRITIC], turn, z)
         metrics = {"score_real": real.score, "score_fake": fake.score}
         return v.critic(real, fake, turn), (metrics, {**extra, CRITIC: d_stats})
 
     def autoencoder_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
-        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, batch.x, batch.x)
-        real, d_stats = judge(params, extra[CRITIC], normal(turn.keys, (latent,)))
-        fake, _ = judge(params, d_stats, z)
+        z, error, metrics, stats = pair.reconstruct(params[PLAYER], extra, turn.keys, batch.x, batch.x)
+        (real, fake), _ = judge(params, extra[CRITIC], turn, z)
         return error + scale * v.generator(real, fake, turn), (metrics, {**extra, **stats})
 
     return pair.model(init, {CRITIC: critic_loss, PLAYER: autoencoder_loss}, standard((latent,)))

@@ -114,9 +114,8 @@ class Dropout(nn.Module):
     """x m / (1 - rate), m_j ~ Bernoulli(1 - rate) (Srivastava et al. 2014, JMLR 15, section 4), [B, ...]: that of
     example i is drawn from keys[i] and the layer's place in the network; without keys, as outside training, x itself.
 
-    A module passes on the argument `keys` of its `__call__`, see `network`; `families.diffusion`, `classifier` and
-    `autoregressive` give them to their networks, in others nothing is dropped. In a scan over layers, whose place is
-    one for all, give it `layer_keys(keys, i)`.
+    A module passes on the argument `keys` of its `__call__`, see `network`, and every family gives them to its networks
+    in training. In a scan over layers, whose place is one for all, give it `layer_keys(keys, i)`.
     """
 
     rate: float

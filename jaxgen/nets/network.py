@@ -24,7 +24,7 @@ def _as_given(params: Tree, stats: Tree, condition: Tree) -> Tree:
 class Network(NamedTuple):
     """init    (key, *inputs) -> (params, stats)
     apply   (params, stats, *inputs, train=False) -> (output, stats); stats: batch statistics and the like, or {};
-            with `random` also keys=[B], one an example, from which it draws in training: without keys it draws nothing
+            with `random` also keys=[B], one an example, from which it draws in training
     random  whether it does, as with dropout
     encode  (params, stats, condition) -> what `apply` takes in place of the condition, to be computed once and not at
             every call: a text that has been encoded; the condition itself where there is no encoder
@@ -53,9 +53,9 @@ def network(module: Any) -> Network:
     left out where the module has no place for it. Parameters begin as the module's own initialisers give them; those of
     `jaxgen.nets.layers` give standard deviations, from which `primitives.randomise` draws.
 
-    InputError for what is no module of Flax, for inputs that its `__call__` does not take or that do not fit the
-    parameters, and for a module that changes its statistics outside training or draws random numbers by itself, as
-    `flax.linen.Dropout` does: one mask for a batch depends on how the batch lies on the devices.
+    InputError in training without keys, for what is no module of Flax, for inputs that its `__call__` does not take or
+    that do not fit the parameters, and for a module that changes its statistics outside training or draws random
+    numbers by itself, as `flax.linen.Dropout` does: one mask for a batch depends on how the batch lies on the devices.
     """
     if _is_nnx(module):
         from jaxgen.nets.nnx import of_nnx
@@ -74,6 +74,7 @@ def network(module: Any) -> Network:
     def apply(
         params: Tree, stats: Tree, *inputs: Any, train: bool = False, keys: Keys | None = None
     ) -> tuple[Any, Tree]:
+        check(not train or not call.keys or keys is not None, "this network takes keys [B] in training: give keys=...")
         variables, inputs = {"params": params, **stats}, call.fitting(inputs)
         options: dict[str, Any] = call.training(train) | ({"keys": keys} if train and call.keys else {})
         with _in_one_line(module):

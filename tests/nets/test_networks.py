@@ -1,5 +1,7 @@
 """Networks: shapes at every image size, types, conditions and normalisation."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,8 +34,8 @@ def normal(seed, *shape):
 def described(net, *inputs, train=False):
     """(output, parameters) as shapes and types: traced, not compiled."""
     params, stats = jax.eval_shape(net.init, KEY, *inputs)
-    apply = lambda *args: net.apply(*args, train=train)  # noqa: E731
-    return jax.eval_shape(apply, params, stats, *inputs)[0], params
+    keys = jax.random.split(KEY, N) if train else None
+    return jax.eval_shape(partial(net.call, keys), params, stats, *inputs)[0], params
 
 
 def image_networks(shape, **options):
@@ -216,7 +218,7 @@ def test_no_bias_is_without_effect_in_training(name):
     params, stats = filled(net, *inputs)
 
     def loss(params):
-        out = net.apply(params, stats, *inputs, train=True)[0]
+        out = net.train(jax.random.split(KEY, inputs[0].shape[0]), params, stats, *inputs)[0]
         return jnp.sum(out * jnp.linspace(-1.0, 1.3, out.size).reshape(out.shape))
 
     gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(params)

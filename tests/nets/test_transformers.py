@@ -8,7 +8,19 @@ import pytest
 
 from jaxgen import sampling
 from jaxgen.conditions import Maybe, Tokens, optional, sequence, several, text
-from jaxgen.families import autoregressive, classifier, diffusion
+from jaxgen.families import (
+    adversarial_autoencoder,
+    autoencoder,
+    autoregressive,
+    classifier,
+    diffusion,
+    gan,
+    hierarchical_vae,
+    m2,
+    vae,
+    wae_mmd,
+)
+from jaxgen.losses.likelihood import gaussian
 from jaxgen.nets import network, with_encoder
 from jaxgen.nets.attention import Attention, sincos, sincos_grid
 from jaxgen.nets.dit import Block, Context, DiT, patches, unpatched
@@ -130,7 +142,7 @@ def stacked(params, depth):
 
 def value_and_slopes(net, params, keys=None):
     def loss(p):
-        out = net.apply(p, {}, X, T, TEXT, train=True, keys=keys)[0]
+        out = net.call(keys, p, {}, X, T, TEXT)[0]
         return jnp.sum(out * X), out
 
     (_, out), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)(params)
@@ -383,7 +395,7 @@ def test_dropout_keeps_the_mean_and_its_masks_belong_to_the_examples():
     order = jnp.arange(64)[::-1]
     np.testing.assert_array_equal(net.train(keys[order], {}, {}, x)[0][0], a[order])
     np.testing.assert_array_equal(net.train(keys[:8], {}, {}, x[:8])[0][0], a[:8])  # as a device of eight draws it
-    for same in (net.apply({}, {}, x)[0], net.apply({}, {}, x, train=True)[0], net.apply({}, {}, x, keys=keys)[0]):
+    for same in (net.apply({}, {}, x)[0], net.apply({}, {}, x, keys=keys)[0]):
         np.testing.assert_array_equal(same[0], x)
 
 
@@ -398,22 +410,42 @@ class Dropped(nn.Module):
         return jnp.broadcast_to(ones.reshape(-1, *(1,) * (x.ndim - 1), 40), (*x.shape, 40)) if x.ndim > 2 else ones
 
 
+class Scored(nn.Module):
+    """A critic whose score is the mean of dropout of ones."""
+
+    @nn.compact
+    def __call__(self, x, condition=None, train=False, keys=None):
+        return jnp.mean(Dropout(0.5)(jnp.ones((x.shape[0], 40)), keys), axis=1)
+
+
 def test_families_give_the_keys_of_the_examples_in_training_alone():
     keys, net, none = jax.random.split(KEY, 6), network(Dropped()), {}
     process, x = cosine(), jnp.zeros((6, 40))
     model = diffusion(net, process, (40,), sampler=sampling.iterate(sampling.ddim(process), sampling.uniform(2)))
     judge = classifier(net, 40, process)
     codes = autoregressive(network(Dropped()), 40, (2, 2))
-    for game, batch in (
-        (model.game, Batch(x)),
-        (judge.game, Batch(x, jnp.zeros(6, jnp.int32))),
-        (codes.game, Batch(jnp.zeros((6, 2, 2), jnp.int32))),
+    for game, player, batch in (
+        (model.game, "denoiser", Batch(x)),
+        (judge.game, "classifier", Batch(x, jnp.zeros(6, jnp.int32))),
+        (codes.game, "prior", Batch(jnp.zeros((6, 2, 2), jnp.int32))),
+        (autoencoder(net, net, 40).game, "autoencoder", Batch(x)),
+        (vae(net, net, 20, likelihood=gaussian()).game, "vae", Batch(x)),
+        (gan(net, network(Scored()), 3).game, "critic", Batch(x)),
+        (gan(net, network(Scored()), 3).game, "generator", Batch(x)),
+        (m2(net, net, net, 20, 40, alpha=1.0, likelihood=gaussian()).game, "m2", Batch(x, jnp.zeros(6, jnp.int32))),
+        (hierarchical_vae([net], [], net, [20], likelihood=gaussian()).game, "vae", Batch(x)),
+        (wae_mmd(net, net, 40, scale=0.0).game, "autoencoder", Batch(x)),
+        (adversarial_autoencoder(net, net, network(Scored()), 40).game, "critic", Batch(x)),
     ):
-        (player,) = game.losses
-        own = {player: none}
-        loss = lambda k, b: game.losses[player](own, own, turn(k), b)[0]  # noqa: B023, E731
+        params, extra = game.init(KEY, batch)
+        loss = lambda k, b: game.losses[player](params, extra, turn(k), b)[0]  # noqa: B023, E731
         every, some = loss(keys, batch), loss(keys[:2], jax.tree.map(lambda a: a[:2], batch))
         np.testing.assert_allclose(every[:2], some, rtol=1e-5)
         assert len(np.unique(np.asarray(every).round(4))) > 1
     found = judge.log_prob({"classifier": none}, {"classifier": none}, x, jnp.ones(6))
     np.testing.assert_allclose(found, -np.log(40), rtol=1e-5)
+
+
+def test_in_training_a_network_that_draws_is_not_called_without_keys():
+    with pytest.raises(InputError, match="takes keys"):
+        network(Twice(0.3)).apply({}, {}, jnp.ones((2, 5)), train=True)
