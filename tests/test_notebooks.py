@@ -18,7 +18,7 @@ def test_no_notebook_trains_in_the_folder_of_another():
         assert folders == {path.stem}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_a_notebook_runs_and_shows_pictures(path, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_NOTEBOOK_STEPS", "6")
