@@ -62,7 +62,7 @@ def main(run: str, weaker: str, guide: str, out: str) -> None:
                 grids.append(x[:20])
         for score in curves:
             curves[score].append(viz.Curve(name, points[score]))
-    panels = [viz.Panel("scale", score, found) for score, found in curves.items()]
+    panels = [viz.Panel("scale", score, found, log="") for score, found in curves.items()]
     print(viz.save_panels(out, panels, columns=3))
     print(viz.save_picture(Path(out).with_name("guided.png"), np.concatenate(grids), 20))
 
