@@ -2,6 +2,7 @@
 
 jaxgen train experiments/digits_diffusion.py
 python experiments/digits_solvers.py runs/digits_diffusion runs/digits_solvers.png     # a table and a figure
+python experiments/digits_solvers.py runs/digits_diffusion runs/some.png dpmpp_2m_sde heun
 """
 
 import sys
@@ -19,10 +20,11 @@ from jaxgen.metrics.frechet import fid
 from jaxgen.sampling import SOLVERS, evaluations, iterate, log_uniform, uniform
 
 EVALUATIONS, N = (4, 8, 16, 32, 64), 1500
+OF_OTHERS = ("consistency", "mean_flow")  # of models that are trained for them
 
 
-def main(run: str, out: str) -> None:
-    """Draw with every solver and every number of evaluations, score, tabulate and draw the curves."""
+def main(run: str, out: str, *solvers: str) -> None:
+    """Draw with those solvers, or every one, and every number of evaluations, score, tabulate and draw the curves."""
     model, state = jaxgen.load(run)
     digits, labels = data.load("digits"), np.arange(N) % 10
     extractor = extractor_for("classifier", digits)
@@ -31,7 +33,7 @@ def main(run: str, out: str) -> None:
     assert process is not None
     curves = []
     print("| solver, times | " + " | ".join(map(str, EVALUATIONS)) + " |\n|---|" + "---|" * len(EVALUATIONS))
-    for name in SOLVERS:
+    for name in solvers or [name for name in SOLVERS if name not in OF_OTHERS]:
         for times in ("uniform", "log-SNR"):
             points = []
             for count in EVALUATIONS:
