@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,12 +162,13 @@ def test_a_step_that_is_traced_once_is_the_same_step(tmp_path):
     place, batch = parallel.layout("one"), loop.runs.first_batch(exp)
     state = loop.runs.init(exp, batch)
     batches = jax.tree.map(lambda a: jnp.asarray(a)[None, None, None], batch)
-    calls, after = [], []
+    operations, after = [], []
     for step in (make(), parallel._traced_once(make())):
         run = jax.jit(loop.training.repeat(step))
-        calls.append(run.lower(state, batches, np.int32(1)).as_text().count("call @"))
+        text = run.lower(state, batches, np.int32(1)).as_text()
+        operations.append(Counter(re.findall(r"stablehlo\.\w+|call @", text)))  # whose order newer JAX changes
         after.append(run(state, batches, np.int32(1))[0])
-    assert calls[0] == calls[1]
+    assert operations[0] == operations[1] and len(operations[0]) > 5
     chex.assert_trees_all_equal(*after)
     assert parallel.compile_step(place, make, state)(state, batches, np.int32(1))[0].step == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, in_memory
-from jaxgen.data.pipeline import order
+from jaxgen.data.pipeline import part
 from jaxgen.inputs import check_memory, is_file
 from jaxgen.types import InputError, check
 
@@ -36,9 +36,7 @@ def load(path: str, split: str = "train") -> Dataset:
         check(most < MOST_CLASSES, f"{path}: a label is {most}, at most {MOST_CLASSES - 1} is read; number them from 0")
         classes = [str(label) for label in range(most + 1)]
     if split != "all":
-        rows = order(len(x), 0, 0, len(x))
-        held_out = max(1, len(x) // 10)
-        rows = np.sort(rows[:held_out] if split == "test" else rows[held_out:])
+        rows = part(len(x), split)
         x, labels = x[rows], None if labels is None else labels[rows]
     return in_memory(str(path), split, x, labels, classes)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgen.data.dataset import Dataset, from_reader
 from jaxgen.data.pictures import check_colour, check_format, read_picture
-from jaxgen.data.pipeline import order
+from jaxgen.data.pipeline import part
 from jaxgen.inputs import check_memory
 from jaxgen.types import InputError, check
 
@@ -44,10 +44,7 @@ def load(
     files = [Path(name) for name in sorted(glob.glob(os.path.expanduser(path)))]
     check(bool(files), f"there is no file {path}; give the path of a .parquet file, or a pattern with *")
     pictures, labels, classes = _columns(path, files)
-    n = len(pictures)
-    rows, held_out = order(n, 0, 0, n), max(1, n // 10)
-    parts = {"all": np.arange(n), "test": np.sort(rows[:held_out]), "train": np.sort(rows[held_out:])}
-    chosen = parts[split]
+    chosen = np.arange(len(pictures)) if split == "all" else part(len(pictures), split)
 
     def read(indices):
         at = chosen[indices]

@@ -54,8 +54,8 @@ def codes(params: Tree, extra: Tree, condition: Tree) -> Predict:
 
 def split_keys(keys: Keys, n: int = 2) -> list[Keys]:
     """n keys for each of [B]."""
-    pairs = jax.vmap(lambda key: jax.random.split(key, n))(keys)
-    return [pairs[:, i] for i in range(n)]
+    each = split_each(keys, n).reshape(-1, n)
+    return [each[:, i] for i in range(n)]
 
 
 def folded(keys: Keys, number: Array | int) -> Keys:

@@ -79,8 +79,8 @@ def adversarial_autoencoder(
         return {CRITIC: d, PLAYER: params}, {CRITIC: d_stats, **stats}
 
     def judge(params: Tree, stats: Tree, turn: Turn, z: Array) -> tuple[list[Seen], Tree]:
-        images = [normal(turn.keys, (latent,)), z]
-        return judged_apart(critic, params[CRITIC], stats, folded(turn.keys, 6), images)
+        both = [normal(turn.keys, (latent,)), z]
+        return judged_apart(critic, params[CRITIC], stats, folded(turn.keys, 6), both)
 
     def critic_loss(params: Tree, extra: Tree, turn: Turn, batch: Batch) -> tuple[Array, tuple[dict, Tree]]:
         z, _ = pair.codes(params[PLAYER], extra, turn.keys, batch.x)

@@ -44,14 +44,14 @@ def experiment(
 
     Args:
         folder: of pictures; its sub-folders, where it has any, are classes
-        data: instead of a folder, the name of a set (jaxgen data list) or a .npz file
+        data: instead of a folder, the name of a set (jaxgen data list), or a .npz or .parquet file
         size: pixels a side; of a folder 64 by default, else as the set has them
         channels: of a folder; 3: colour, 1: grey, 4: with transparency
         background: what transparent pictures are laid on, a name or '#rrggbb'
         conditional: on the class, where there are classes
         flips: mirror pictures at random
         crop: cut off up to this share of the sides at random
-        net: the denoiser, a UNet, or a transformer of 16x16 patches, whose sides divide by 32
+        net: the denoiser, a UNet or a transformer of about 16x16 patches
         width: channels at full size; a token of the transformer has six times as many
         blocks: residual blocks at each size; of the transformer six times as many
         sampler_steps: of DDIM

@@ -56,7 +56,7 @@ def experiment(
 
     Args:
         folder: of pictures; its sub-folders, where it has any, are classes
-        data: instead of a folder, the name of a set (jaxgen data list) or a .npz file
+        data: instead of a folder, the name of a set (jaxgen data list), or a .npz or .parquet file
         size: pixels a side; of a folder 64 by default, else as the set has them
         channels: of a folder; 3: colour, 1: grey, 4: with transparency
         background: what transparent pictures are laid on, a name or '#rrggbb'
