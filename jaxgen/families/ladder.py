@@ -140,8 +140,9 @@ class Parts(NamedTuple):
         stats, names = dict(extra), list(self.networks)
 
         def call(name: str, x: Array, c: Tree) -> Array:
-            own = None if keys is None else folded(keys, 2 + names.index(name))
-            own = None if own is None else split_each(own, x.shape[0] // own.shape[0])  # of several latents an example
+            own = None
+            if keys is not None:  # x may hold several latents of an example
+                own = split_each(folded(keys, 2 + names.index(name)), x.shape[0] // keys.shape[0])
             output, stats[name] = self.networks[name].call(own, params[PLAYER][name], extra[name], x, c)
             return output
 
