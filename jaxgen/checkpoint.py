@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ CACHE_BYTES = 100_000_000  # of a database's index, while one step is read
 # What a step takes on the disk beside its arrays: files of its own, and an entry of each array.
 STEP_BYTES, STEP_FILES, LEAF_BYTES = 128 << 10, 32, 2 << 10
 BLOCK = 4096
+_OPENED = itertools.count()  # stores of this process
 OS_REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EIO)
 
 
@@ -98,7 +100,12 @@ def open_store(folder: str | os.PathLike, keep: int = 3, read_only: bool = False
     import orbax.checkpoint as ocp
 
     quiet = _Quiet(folder)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    # Two stores of a run save at the same time, and processes wait for each other by name: one of its own for each.
+    # All processes open the same stores in the same order.
+    names = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"store{next(_OPENED)}")
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=names
+    )
     try:
         return Store(folder, ocp.CheckpointManager(folder, options=options), quiet)
     except OSError as error:

@@ -17,7 +17,7 @@ import pytest
 from _layouts_worker import CASES
 from _tiny import apart, virtual_devices
 
-from jaxgen import parallel
+from jaxgen import checkpoint, parallel
 from jaxgen.types import InputError
 
 HERE = Path(__file__).parent
@@ -89,11 +89,34 @@ def test_only_fsdp_divides_the_state(case):
     assert results(case)["data"]["parts"] == 1
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path):
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_stores_of_a_run_save_at_once_in_two_processes(tmp_path):
+    # orbax's processes wait for each other by names, which two stores once shared
+    command = [sys.executable, str(HERE / "_stores_worker.py")]
+    port = str(free_port())
+    running = [
+        subprocess.Popen([*command, str(i), port, str(tmp_path)], env=environment(1), stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    try:
+        for job in running:
+            _, error = job.communicate(timeout=100)
+            assert job.returncode == 0, error[-3000:]
+    finally:
+        for job in running:
+            job.kill()
+    assert checkpoint.steps(tmp_path / "all") == checkpoint.steps(tmp_path / "best") == [7, 8, 9]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path):
+    port = free_port()
     command = [sys.executable, "-m", "jaxgen", "train", str(HERE / "tiny" / "vae.py"), "--steps", "12"]
     command += ["--score", "fid", "--score-every", "6", "--score-n", "100", "--score-extractor", "pixels"]
     shared = [*command, "--workdir", str(tmp_path / "two"), "--layout", "data"]
