@@ -11,6 +11,7 @@ There both players move at once; here the critic moves first.
 
 import argparse
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -36,32 +37,40 @@ from jaxgen.types import Array, Batch, Model, Tree
 
 Objective = Literal["gan", "pacgan2", "pacgan4", "wgan_gp", "rpgan_r1_r2", "gan_r1_r2"]
 Points = Literal["grid25", "ring8"]
-SMALL = constant_std(0.02)
 SAMPLES, CALL = 2500, 250
 MODES = {"grid25": (GRID, 0.05), "ring8": (RING, 0.01)}
 
 
+def small(width: int):
+    """N(0, 0.02^2) for the published width of 400; of narrower layers the same scale of what comes out."""
+    return constant_std(0.02 * math.sqrt(400 / width))
+
+
 class Generator(nn.Module):
-    """z [B, 2] -> point [B, 2]: four layers of 400 with batch normalisation and ReLU."""
+    """z [B, 2] -> point [B, 2]: four layers, 400 wide as published, with batch normalisation and ReLU."""
+
+    width: int = 400
 
     @nn.compact
     def __call__(self, z: Array, condition: Tree = None, train: bool = False) -> Array:
-        h = z
+        h, init = z, small(self.width)
         for _ in range(4):
-            h = nn.relu(BatchNorm(momentum=0.95)(Dense(400, bias=False, kernel_init=SMALL)(h), train))
-        return Dense(2, kernel_init=SMALL)(h)
+            h = nn.relu(BatchNorm(momentum=0.95)(Dense(self.width, bias=False, kernel_init=init)(h), train))
+        return Dense(2, kernel_init=init)(h)
 
 
 class Critic(nn.Module):
-    """Points, packed or not, [B, D] -> score [B]: three maxout layers of 200 units of 5 pieces (Goodfellow et al. 2013,
-    arXiv:1302.4389, section 2)."""
+    """Points, packed or not, [B, D] -> score [B]: three maxout layers of 5 pieces, 200 wide as published (Goodfellow et
+    al. 2013, arXiv:1302.4389, section 2)."""
+
+    width: int = 200
 
     @nn.compact
     def __call__(self, x: Array, condition: Tree = None, train: bool = False) -> Array:
-        h = x
+        h, init = x, small(2 * self.width)
         for _ in range(3):
-            h = jnp.max(Dense(5 * 200, kernel_init=SMALL)(h).reshape(h.shape[0], 5, 200), axis=1)
-        return Dense(1, kernel_init=SMALL)(h)[:, 0]
+            h = jnp.max(Dense(5 * self.width, kernel_init=init)(h).reshape(h.shape[0], 5, self.width), axis=1)
+        return Dense(1, kernel_init=init)(h)[:, 0]
 
 
 class Choice(NamedTuple):
@@ -84,7 +93,14 @@ def choice(objective: Objective, gamma: float) -> Choice:
 
 
 def experiment(
-    *, objective: Objective = "rpgan_r1_r2", points: Points = "grid25", epochs: int = 400, gamma: float = 0.1
+    *,
+    objective: Objective = "rpgan_r1_r2",
+    points: Points = "grid25",
+    epochs: int = 400,
+    gamma: float = 0.1,
+    width: int = 400,
+    rate: float = 1e-4,
+    decay: bool = False,
 ) -> Experiment:
     """A GAN of points by PacGAN's protocol.
 
@@ -93,10 +109,16 @@ def experiment(
         points: grid25 or ring8
         epochs: times 1,000 minibatches of 100 packs
         gamma: weight of the penalties of gradients
+        width: of the generator's layers, twice that of the critic's; 400 in the published networks
+        rate: Adam's learning rate
+        decay: lower it to nothing along a cosine
     """
     loss, pack, paid = choice(objective, gamma)
-    model = families.gan(network(Generator()), network(Critic()), 2, objective=loss, penalties=paid, pack=pack)
-    players = {name: optax.adam(1e-4, b1=0.8) for name in ("critic", "generator")}
+    model = families.gan(
+        network(Generator(width)), network(Critic(width // 2)), 2, objective=loss, penalties=paid, pack=pack
+    )
+    rates = optax.cosine_decay_schedule(rate, 1000 * epochs) if decay else rate
+    players = {name: optax.adam(rates, b1=0.8) for name in ("critic", "generator")}
     return Experiment(
         model,
         players,
@@ -172,11 +194,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--report", type=int, default=2)
     parser.add_argument("--gamma", type=float, default=0.1)
+    parser.add_argument("--width", type=int, default=400)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--decay", action="store_true")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     panels = {}
     for objective in chosen.objectives:
-        exp = experiment(objective=objective, points=chosen.points, epochs=chosen.epochs, gamma=chosen.gamma)
+        settings = {name: getattr(chosen, name) for name in ("points", "epochs", "gamma", "width", "rate", "decay")}
+        exp = experiment(objective=objective, **settings)
         for epoch, states in train(exp, chosen.seeds, chosen.report):
             for ema in (False, True):
                 found, drawn = measured(exp.model, states, chosen.points, ema)

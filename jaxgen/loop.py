@@ -257,6 +257,11 @@ def _check_there(folder: Path, lock: files.Lock) -> None:
 
 
 def _begun(exp: Experiment, state: TrainState, graft: Graft | None) -> TrainState:
+    """The state before the first step, with what is grafted; a frozen group that nobody trained is said."""
+    untrained = sorted(set(state.params) - set(exp.game.losses) - set(graft.params if graft else ()))
+    if untrained and jax.process_index() == 0:
+        groups, flags = ", ".join(untrained), " ".join(f"--start {group}=RUN" for group in untrained)
+        notice(f"jaxgen: note: {groups} of {exp.name}, frozen, begins at random: {flags} gives what a run has learned")
     return state if graft is None else grafts.apply(state, exp.game, graft)
 
 

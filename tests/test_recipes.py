@@ -146,6 +146,7 @@ def test_the_same_network_goes_on_at_another_size():
         (["folder_vae", "--folder", "{tmp}/none"], ["there is no folder {tmp}/none"]),
         (["folder_vae", "--folder", "{tmp}"], ["no pictures in {tmp}"]),
         (["folder_vae", "--data", "rings"], ["rings has no images"]),
+        (["folder_gan", "--data", "digits", "--size", "9"], ["digits has images of 8x8 and no others, not of 9x9"]),
         (["folder_vae", "--folder", "{pictures}", "--background", "rainbow"], ["background='rainbow' is no colour"]),
         (["folder_vae", "--folder", "{pictures}", "--channels", "2"], ["channels=2: expected 3", "4 (colour and"]),
         (["folder_diffusion", "--data", "digits", "--crop", "1.5"], ["a crop leaves out a share"]),

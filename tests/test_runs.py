@@ -329,6 +329,15 @@ def test_grafts_that_do_not_fit_are_refused_by_shape(home: Home, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_frozen_group_that_nobody_trained_is_said(home: Home, tmp_path, capsys):
+    exp = jaxgen.load_experiment(tiny("latent"), steps=1)
+    for start, said in ((None, True), ({"autoencoder": home.run("vae")}, False)):
+        jaxgen.fit(exp, tmp_path / str(said), start=start, progress=False)
+        assert ("frozen, begins at random: --start autoencoder=RUN" in capsys.readouterr().err) == said
+    jaxgen.fit(exp._replace(steps=2), tmp_path / "True", progress=False)  # it goes on
+    assert "at random" not in capsys.readouterr().err
+
+
 def test_a_start_is_read_from_the_command_line(home: Home, tmp_path, capsys):
     assert grafts.parse("a=runs/x, b=y") == {"a": "runs/x", "b": "y"}
     assert grafts.parse("runs/x") == "runs/x"

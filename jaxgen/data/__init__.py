@@ -117,17 +117,24 @@ def images(
 ) -> Dataset:
     """The images of a set by name, or of a folder of one's own: what an experiment takes by `--data` or `--folder`.
 
-    size: pixels a side, of a folder 64 by default, of sets with one size their own; channels, background: of a folder
-    or of Parquet, as in `folder.load`; a folder's unreadable files are left out. InputError for a set of points.
+    size: pixels a side, of a folder 64 by default; channels, background: of a folder or of Parquet, as in
+    `folder.load`; a folder's unreadable files are left out. InputError for a set of points, and for another size than
+    that of a set that has one only.
     """
     name = f"folder:{folder}" if folder else name
     options: dict = {"channels": channels, "background": background} if _is_own(name) else {}
     if _is_folder(name):
         options["skip"] = True
-    if size is not None and "size" in _option_names(_find(name)):
+    sized = "size" in _option_names(_find(name))
+    if size is not None and sized:
         options["size"] = size
     found = load(name, **options)
     check(len(found.shape) == 3, f"{name} has no images, its examples are of shape {found.shape}: give an image set")
+    height, width, _ = found.shape
+    check(
+        size is None or sized or size == height == width,
+        f"{name} has images of {height}x{width} and no others, not of {size}x{size}: leave the size out",
+    )
     return found
 
 
