@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--couplings", nargs="+", default=["independent", "optimal"])
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--euler", type=int, nargs="*", default=[1, 2, 4, 100], help="steps, beside adaptive ones")
     parser.add_argument("--points", type=int, default=POINTS, help="of the matching, whose time grows with the cube")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def main() -> None:
     for coupling in chosen.couplings:
         exp = experiment(coupling=coupling, steps=chosen.steps)
         *_, (_, states) = train(exp, chosen.seeds, chosen.steps // 1000)
-        for steps in (1, 2, 4, 100, None):
+        for steps in (*sorted({1, *chosen.euler}), None):
             found = samples(exp, states, steps)
             each = [squared_distance(x[:n], fresh[:n]) for x in found]
             row = {"coupling": coupling, "euler": steps or "adaptive", "mean": np.mean(each), "seeds": np.std(each)}

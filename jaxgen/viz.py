@@ -16,8 +16,8 @@ from jaxgen.types import Array, check
 
 # ten colours that stay apart for every kind of colour vision (Petroff 2021, arXiv:2107.02270); more classes take
 # them again with another marker
-COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
-MARKERS = "o^sDvP*X<>"
+COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd", "4b6b3f")
+MARKERS = "o^sDvP*X<>d"
 CHANNELS = (1, 3, 4)  # of an image that can be drawn
 # of a picture: there are programs that refuse to open more, taking it for an attack
 MOST_PIXELS = 80_000_000
@@ -249,6 +249,10 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
         ax.set(xlabel=panel.x, ylabel=panel.y)
         for axis in panel.log:
             getattr(ax, f"set_{axis}scale")("log")
+        at = sorted({x for curve in panel.curves for x, *_ in curve.points})
+        if "x" in panel.log and len(at) <= 6:  # few numbers: they are the ticks
+            ax.set_xticks(at, [f"{x:g}" for x in at])
+            ax.set_xticks([], minor=True)
     for ax in axes[len(panels) :]:
         ax.remove()
     keys = [Line2D([], [], color=styles[name][0], marker=styles[name][1], label=name) for name in names]

@@ -29,15 +29,6 @@ def mapped(keys: Keys, step: int = 0, axis: str = "data") -> Turn:
     return Turn(keys, jnp.asarray(step), lambda tree: jax.lax.all_gather(tree, axis, tiled=True), own)
 
 
-def mixture(process, x, t, weights, modes, width):
-    """E[x_0 | x_t] of a mixture of Gaussians on a line: each mode's estimate, weighted by its probability given x_t."""
-    a, sigma = process.alpha(t), process.sigma(t)
-    v = a**2 * width**2 + sigma**2
-    away = x[..., None] - a * modes
-    given = jax.nn.softmax(jnp.log(weights) - away**2 / (2 * v), axis=-1)
-    return jnp.sum(given * (modes + a * width**2 * away / v), axis=-1)
-
-
 def drawn(model: Model, params, extra, condition) -> Callable:
     """(noise or x_t, t) -> the image that it stands for."""
     predict = model.predict(params, extra, condition)

@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 OLDER = tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11)
 QUICK = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * OLDER
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
+sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))  # what they measure is tested
 # The key that signs runs is not the user's own.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)

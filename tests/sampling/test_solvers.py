@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _functions import mixture
+from solver_orders import mixture
 
 from jaxgen.processes import cosine, from_betas, linear
 from jaxgen.sampling import ddim, ddpm, iterate, uniform
