@@ -184,6 +184,23 @@ def summary(found: list) -> dict[str, str]:
     return out
 
 
+def draw(folder: Path) -> Path:
+    """The samples of the first seed, of all that was trained in a folder: a row a data set, a column an objective."""
+    files = [sorted(folder.glob(f"{points}-*.npz")) for points in MODES]
+    rows = [row for row in files if row]
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(4 * columns, 4 * len(rows)), dpi=80, layout="constrained")
+    for line, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axes, file in zip(line, row, strict=False):
+            centres, _ = MODES[file.stem.partition("-")[0]]
+            axes.scatter(*np.load(file)["samples"][0].T, s=2)
+            axes.scatter(*np.asarray(centres).T, s=60, facecolors="none", edgecolors="0.6", linewidths=0.5)
+            axes.set_title(file.stem)
+            axes.set_aspect("equal")
+    figure.savefig(folder / "modes.png")
+    return folder / "modes.png"
+
+
 def main() -> None:
     """Train, measure every few epochs, and draw."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -199,29 +216,16 @@ def main() -> None:
     parser.add_argument("--decay", action="store_true")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    panels = {}
+    settings = {name: getattr(chosen, name) for name in ("points", "epochs", "gamma", "width", "rate", "decay")}
     for objective in chosen.objectives:
-        settings = {name: getattr(chosen, name) for name in ("points", "epochs", "gamma", "width", "rate", "decay")}
         exp = experiment(objective=objective, **settings)
         for epoch, states in train(exp, chosen.seeds, chosen.report):
             for ema in (False, True):
                 found, drawn = measured(exp.model, states, chosen.points, ema)
-                row = {
-                    "objective": objective,
-                    "points": chosen.points,
-                    "epoch": epoch,
-                    "average": ema,
-                    **summary(found),
-                }
-                print(json.dumps(row), flush=True)
-            panels[objective] = drawn[0]
+                at = {"objective": objective, "points": chosen.points, "epoch": epoch, "average": ema}
+                print(json.dumps(at | summary(found), ensure_ascii=False), flush=True)
             np.savez(chosen.out / f"{chosen.points}-{objective}.npz", samples=drawn, epoch=epoch)
-    figure = Figure(figsize=(4 * len(panels), 4), dpi=80)
-    for axes, (name, x) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
-        axes.scatter(*x.T, s=2)
-        axes.set_title(name)
-        axes.set_aspect("equal")
-    figure.savefig(chosen.out / f"{chosen.points}.png")
+    print(draw(chosen.out))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_two_stores_of_a_run_save_at_once_in_two_processes(tmp_path):
     ]
     try:
         for job in running:
-            _, error = job.communicate(timeout=100)
+            _, error = job.communicate(timeout=200)
             assert job.returncode == 0, error[-3000:]
     finally:
         for job in running:
