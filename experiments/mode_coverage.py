@@ -33,7 +33,7 @@ from jaxgen.nets.layers import Dense
 from jaxgen.nets.norms import BatchNorm
 from jaxgen.nets.primitives import constant_std
 from jaxgen.training import init_state, make_step, repeat
-from jaxgen.types import Array, Batch, Model, Tree
+from jaxgen.types import Array, Batch, Model, Tree, check
 
 Objective = Literal["gan", "pacgan2", "pacgan4", "wgan_gp", "rpgan_r1_r2", "gan_r1_r2"]
 Points = Literal["grid25", "ring8"]
@@ -113,6 +113,7 @@ def experiment(
         rate: Adam's learning rate
         decay: lower it to nothing along a cosine
     """
+    check(width >= 2, f"width is {width}: the critic has half of it, give at least 2")
     loss, pack, paid = choice(objective, gamma)
     model = families.gan(
         network(Generator(width)), network(Critic(width // 2)), 2, objective=loss, penalties=paid, pack=pack
