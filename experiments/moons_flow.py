@@ -135,7 +135,7 @@ def main() -> None:
     for coupling in chosen.couplings:
         exp = experiment(coupling=coupling, steps=chosen.steps)
         *_, (_, states) = train(exp, chosen.seeds, chosen.steps // 1000)
-        for steps in (*sorted({1, *chosen.euler}), None):
+        for steps in (*sorted({1, *chosen.euler}), None):  # one and adaptive ones are in the picture
             found = samples(exp, states, steps)
             each = [squared_distance(x[:n], fresh[:n]) for x in found]
             row = {"coupling": coupling, "euler": steps or "adaptive", "mean": np.mean(each), "seeds": np.std(each)}

@@ -10,7 +10,7 @@ at time u, when the noise they begin with has that of time t. The order is the s
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from scipy.stats import norm
 
 from jaxgen import viz
 from jaxgen.processes import cosine, flow, linear, log_snr, variance_exploding
-from jaxgen.sampling import custom, ddim, ddpm, euler, heun, iterate, multistep
+from jaxgen.sampling import Times, custom, ddim, ddpm, euler, heun, iterate, multistep
 from jaxgen.types import Array, Prediction, Process, Sampler, Solver
 
 WEIGHTS, MODES, WIDTH = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), 0.4
@@ -41,6 +41,7 @@ class Order(NamedTuple):
     churn: float = 0.0
 
     def sampler(self, name: str, steps: int) -> Sampler:
+        """From time 1 to STOP of the process of that name, in so many steps."""
         process = PROCESSES[name]
         options = {"churn": self.churn / steps} if self.churn else {}
         return iterate(self.make(process, **options), grid(name, steps))
@@ -52,6 +53,7 @@ STRONG = {
     "Heun, by the angle": Order(heun, 2),
     "Heun, by the level": Order(partial(heun, of="level"), 2),
     "Heun, in time": Order(partial(heun, of="time"), 2, ("flow", "exploding")),
+    "DPM-Solver++ 1": Order(partial(multistep, order=1), 1),
     "DPM-Solver++ 2M": Order(multistep, 2),
     # from alpha = 0 the first step is infinite in the log-SNR: of a flow the third order is lost
     "DPM-Solver++ 3M": Order(partial(multistep, order=3), 3, ("cosine", "linear", "exploding")),
@@ -90,12 +92,21 @@ def exact(process: Process, x: np.ndarray) -> np.ndarray:
     """The flow's solution from time 1 to STOP, by equal values of the distribution functions."""
 
     def at(start: float) -> float:
-        return brentq(lambda y: distribution(process, y, STOP) - distribution(process, start, 1.0), -99, 99, xtol=1e-12)  # type: ignore[return-value]
+        level = distribution(process, start, 1.0)
+        return brentq(lambda y: distribution(process, y, STOP) - level, -99, 99, xtol=1e-12)  # type: ignore[return-value]
 
     return np.array([at(float(start)) for start in x[:, 0]])
 
 
-def grid(name: str, steps: int):
+@cache
+def problem(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """24 points to begin with, [24, 1], and where the flow takes them, [24]: the same for all solvers."""
+    process = PROCESSES[name]
+    x = (np.linspace(-1.5, 1.5, 24)[:, None] * np.float64(process.scale)).astype(np.float32)
+    return x, exact(process, x)
+
+
+def grid(name: str, steps: int) -> Times:
     """Times from 1 to STOP that suit the process: equal steps of the log-SNR, of t, of the seventh root of t."""
     process = PROCESSES[name]
     if name == "flow":
@@ -108,12 +119,15 @@ def grid(name: str, steps: int):
 
 
 def strong_errors(solver: Order, name: str) -> list[float]:
-    """Root mean squared error of the flow from 24 points, for each number of steps."""
-    process = PROCESSES[name]
-    x = (np.linspace(-1.5, 1.5, 24)[:, None] * np.float64(process.scale)).astype(np.float32)
-    reference = exact(process, x)
-    got = [walked(solver.sampler(name, n), process, x)[:, 0] for n in solver.steps]
+    """Root mean squared error of the flow from the points of `problem`, for each number of steps."""
+    x, reference = problem(name)
+    got = [walked(solver.sampler(name, n), PROCESSES[name], x)[:, 0] for n in solver.steps]
     return [float(np.sqrt(np.mean(np.square(np.float64(y) - reference)))) for y in got]
+
+
+def variance(process: Process, t: Array) -> Array:
+    """a^2 s^2 + sigma^2, of x_t."""
+    return process.alpha(t) ** 2 * DEVIATION**2 + process.sigma(t) ** 2
 
 
 @jax.jit
@@ -124,11 +138,6 @@ def drawn(sampler: Sampler, process: Process, keys: Array, x: Array) -> Array:
         return Prediction(process.alpha(t) * DEVIATION**2 * x / variance(process, t))
 
     return sampler(keys, predict, x)
-
-
-def variance(process: Process, t: Array) -> Array:
-    """a^2 s^2 + sigma^2, of x_t."""
-    return process.alpha(t) ** 2 * DEVIATION**2 + process.sigma(t) ** 2
 
 
 def drawn_variance(solver: Order, name: str, steps: int) -> float:

@@ -16,8 +16,8 @@ from jaxgen.types import Array, check
 
 # ten colours that stay apart for every kind of colour vision (Petroff 2021, arXiv:2107.02270); more classes take
 # them again with another marker
-COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd", "4b6b3f")
-MARKERS = "o^sDvP*X<>d"
+COLOURS = ("3f90da", "ffa90e", "bd1f01", "94a4a2", "832db6", "a96b59", "e76300", "b9ac70", "717581", "92dadd")
+MARKERS = "o^sDvP*X<>"
 CHANNELS = (1, 3, 4)  # of an image that can be drawn
 # of a picture: there are programs that refuse to open more, taking it for an attack
 MOST_PIXELS = 80_000_000
@@ -233,7 +233,8 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
     from matplotlib.lines import Line2D
 
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
-    styles = {name: (f"#{COLOURS[i % len(COLOURS)]}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    again = [i + i // len(COLOURS) for i in range(len(names))]  # a colour's second curve has the next marker
+    styles = {name: (f"#{COLOURS[i % len(COLOURS)]}", MARKERS[again[i] % len(MARKERS)]) for i, name in enumerate(names)}
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.5), dpi=110, layout="constrained")

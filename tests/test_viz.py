@@ -91,7 +91,7 @@ def test_labelled_points_have_a_colour_and_a_legend_a_class(tmp_path):
     full = drawn(labels)
     assert all(has(full, colour) for colour in viz.COLOURS) and full.shape == (720, 840, 3)  # opaque in the legend
     two = drawn(labels % 2)
-    assert [has(two, colour) for colour in viz.COLOURS] == [True, True] + 9 * [False]
+    assert [has(two, colour) for colour in viz.COLOURS] == [True, True] + 8 * [False]
     assert (full != drawn((labels + 1) % 12)).any() and (full != drawn(None)).any()
     assert (drawn(labels, names[::-1]) != full).any()
 
