@@ -228,6 +228,15 @@ def save_panels(path: str | Path, panels: Sequence[Panel], columns: int = 4) -> 
     return atomically(Path(path), lambda tmp: _panels(tmp, panels, columns))
 
 
+def _ticks(panel: Panel) -> list[float]:
+    """The measured numbers themselves, where a logarithmic axis has few and they stand apart; else none."""
+    at = sorted({x for curve in panel.curves for x, *_ in curve.points})
+    if "x" not in panel.log or not 2 <= len(at) <= 6 or at[0] <= 0:
+        return []
+    gaps = np.diff(np.log(at))
+    return at if gaps.min() >= gaps.sum() / 10 else []
+
+
 def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -250,8 +259,8 @@ def _panels(path: Path, panels: Sequence[Panel], columns: int) -> None:
         ax.set(xlabel=panel.x, ylabel=panel.y)
         for axis in panel.log:
             getattr(ax, f"set_{axis}scale")("log")
-        at = sorted({x for curve in panel.curves for x, *_ in curve.points})
-        if "x" in panel.log and len(at) <= 6:  # few numbers: they are the ticks
+        at = _ticks(panel)
+        if at:
             ax.set_xticks(at, [f"{x:g}" for x in at])
             ax.set_xticks([], minor=True)
     for ax in axes[len(panels) :]:
