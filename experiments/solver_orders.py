@@ -28,6 +28,7 @@ WEIGHTS, MODES, WIDTH = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), 0.4
 DEVIATION = 0.5  # s
 PROCESSES = {"cosine": cosine(), "linear": linear(), "flow": flow(), "exploding": variance_exploding(10.0)}
 STOP = 0.1
+DRAWS, MOST = 1024, 512  # draws of which the coefficients of at most so many steps are solved for
 
 
 class Order(NamedTuple):
@@ -140,17 +141,23 @@ def drawn(sampler: Sampler, process: Process, keys: Array, x: Array) -> Array:
     return sampler(keys, predict, x)
 
 
+@cache
+def noises() -> tuple[Array, np.ndarray]:
+    """(keys [DRAWS], the noise that each gives the steps, [DRAWS, MOST]): one set for all, so that one number of draws
+    is compiled."""
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    of_steps = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(MOST))
+    noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (1,))[0]))(of_steps)
+    return keys, np.asarray(noise, np.float64)
+
+
 def drawn_variance(solver: Order, name: str, steps: int) -> float:
     """Of what the solver draws, without drawing much: it is linear in what it begins with and in the noise of every
-    step, which the keys give, so that a few hundred draws give the coefficients."""
-    process, count = PROCESSES[name], 4 * steps
-    keys = jax.random.split(jax.random.key(0), count)
-    sampler = solver.sampler(name, steps)
-    still, moved = (np.float64(drawn(sampler, process, keys, jnp.full((count, 1), x))[:, 0]) for x in (0.0, 1.0))
-    of_steps = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(steps))
-    noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (1,))[0]))(of_steps)
-    coefficients, *_ = np.linalg.lstsq(np.float64(noise), still, rcond=None)
-    left = np.max(np.abs(noise @ coefficients - still))
+    step, which the keys give, so that some draws give the coefficients."""
+    process, sampler, (keys, noise) = PROCESSES[name], solver.sampler(name, steps), noises()
+    still, moved = (np.float64(drawn(sampler, process, keys, jnp.full((DRAWS, 1), x))[:, 0]) for x in (0.0, 1.0))
+    coefficients, *_ = np.linalg.lstsq(noise[:, :steps], still, rcond=None)
+    left = np.max(np.abs(noise[:, :steps] @ coefficients - still))
     assert left < 1e-4, f"what is drawn is not linear in the noise: {left}"
     return float(np.mean(moved - still) ** 2 * variance(process, jnp.ones(())) + np.sum(coefficients**2))
 
