@@ -114,22 +114,24 @@ def experiment(
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def distances(exp: Experiment, state, samples: int, extractors: dict) -> dict[str, float]:
-    """{extractor: Fréchet distance of so many samples to as many test images}, and that of the training images to the
-    test images, the floor."""
+def references(name: str, samples: int, extractors: dict) -> dict[str, tuple]:
+    """{extractor: (features of so many test images, distance of as many training images to them, the floor)}."""
+    rows, found = np.arange(samples), {}
+    for kind, extractor in extractors.items():
+        reals, floor = (
+            extract(extractor, data.subset(data.load(name, split), rows)).vectors for split in ("test", "train")
+        )
+        found[kind] = reals, frechet.fid(reals, floor).value
+    return found
+
+
+def distances(exp: Experiment, state, samples: int, extractors: dict, reals: dict) -> dict[str, float]:
+    """{extractor: Fréchet distance of so many samples to the test images, and the floor}."""
     images = np.asarray(to_uint8(sample(exp.model, state, jax.random.key(1), samples, batch=500)))
-    test = data.load(exp.data.name, "test")
-    rows = np.arange(samples)
-    found = {}
-    for name, extractor in extractors.items():
-        sets = {
-            "": data.in_memory("samples", "drawn", images),
-            " floor": data.subset(exp.data, rows),
-            "reals": data.subset(test, rows),
-        }
-        vectors = {key: extract(extractor, images).vectors for key, images in sets.items()}
-        for key in ("", " floor"):
-            found[f"{name}{key}"] = frechet.fid(vectors["reals"], vectors[key]).value
+    drawn, found = data.in_memory("samples", "drawn", images), {}
+    for kind, extractor in extractors.items():
+        test, floor = reals[kind]
+        found |= {kind: frechet.fid(test, extract(extractor, drawn).vectors).value, f"{kind} floor": floor}
     return found
 
 
@@ -147,13 +149,14 @@ def main() -> None:
     chosen = parser.parse_args()
     for name in chosen.names:
         extractors = {kind: extractor_for(kind, data.load(name)) for kind in chosen.extractors}
+        reals = references(name, chosen.samples, extractors)
         for objective in chosen.objectives:
             for seed in range(chosen.seeds):
                 settings = {"objective": objective, "name": name, "epochs": chosen.epochs, "width": chosen.width}
                 exp = experiment(**settings)._replace(seed=seed, name=f"{name}-{objective}")
                 folder = chosen.out / f"{name}-{objective}-{seed}"
                 state = fit(exp, folder, progress=False)
-                found = distances(exp, state, chosen.samples, extractors)
+                found = distances(exp, state, chosen.samples, extractors, reals)
                 print(json.dumps({"name": name, "objective": objective, "seed": seed, **found}), flush=True)
                 viz.save_picture(folder / "grid.png", sample(exp.model, state, jax.random.key(1), 64), 8)
 

@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     chosen = parser.parse_args()
     extractor = referee(data.load("mnist"), data.load("mnist", "test"))
+    found, sure = modes(data.load("stacked_mnist", "test", n=SAMPLES).take(np.arange(SAMPLES)).x, extractor)
+    print(json.dumps({"real images": SAMPLES, "modes": found.modes, "kl": found.kl, "sure": sure}), flush=True)
     for objective in chosen.objectives:
         rows = []
         for steps in range(chosen.every, chosen.steps + 1, chosen.every):
