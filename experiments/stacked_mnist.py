@@ -75,10 +75,10 @@ def experiment(
 # --- how many modes --------------------------------------------------------------------------------------------------
 
 
-def modes(images, extractor) -> tuple[Coverage, float]:
-    """(of 1,000 triples, as a classifier of MNIST reads the three channels of images [N, 28, 28, 3]; the share of
+def modes(images: np.ndarray, extractor) -> tuple[Coverage, float]:
+    """(of 1,000 triples, as a classifier of MNIST reads the three channels of uint8 images [N, 28, 28, 3]; the share of
     images whose three digits are all read with a probability over 0.9: the classifier gives noise some class, too)."""
-    grey = np.asarray(to_uint8(images)).transpose(0, 3, 1, 2).reshape(-1, 28, 28, 1)
+    grey = images.transpose(0, 3, 1, 2).reshape(-1, 28, 28, 1)
     log_p = extract(extractor, data.in_memory("channels", "drawn", grey)).log_probs
     assert log_p is not None
     triples = np.argmax(log_p, axis=-1).reshape(-1, 3) @ np.array([100, 10, 1])
@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     chosen = parser.parse_args()
     extractor = referee(data.load("mnist"), data.load("mnist", "test"))
-    found, sure = modes(data.load("stacked_mnist", "test", n=SAMPLES).take(np.arange(SAMPLES)).x, extractor)
+    real = np.asarray(data.load("stacked_mnist", "test", n=SAMPLES).take(np.arange(SAMPLES)).x)
+    found, sure = modes(real, extractor)
     print(json.dumps({"real images": SAMPLES, "modes": found.modes, "kl": found.kl, "sure": sure}), flush=True)
     for objective in chosen.objectives:
         rows = []
@@ -104,7 +105,7 @@ def main() -> None:
             exp = experiment(objective=objective, steps=steps, width=chosen.width)._replace(name=objective)
             state = fit(exp, chosen.out / objective, progress=False)  # goes on from the last count
             images = sample(exp.model, state, jax.random.key(1), SAMPLES, batch=500)
-            (found, sure), seen = modes(images, extractor), steps * exp.batch
+            (found, sure), seen = modes(np.asarray(to_uint8(images)), extractor), steps * exp.batch
             row = {"objective": objective, "images": seen, "modes": found.modes, "kl": found.kl, "sure": sure}
             print(json.dumps(row), flush=True)
             rows.append(row)
