@@ -1,13 +1,15 @@
 """Attacks on runs, as many as one likes, and a table of what they did.
 
 python benchmarks/faults.py --kills 200 --flips 1000 --files 500 --disks 50 --signals 100 --fuzzed 10000
+python benchmarks/faults.py --kills 60 --kinds style flow
 
 Each attack has a seed, by which it is repeated: `--first` is that of the first. They are those of `tests/faults`, on
-its tiny experiments, in turn over the families. kills: SIGKILL at any moment, then resumed; flips: one bit of a
-checkpoint; files: any file of a run cut, overwritten, removed or made a folder; disks: one without room, with too few
-files, or filled in the middle (on systems where a user may mount); signals: SIGINT or SIGTERM at any moment; fuzzed:
-damaged files, settings and names of every kind that a user can give. lost: good work gone, or a resumed run that is not
-bit-equal to an uninterrupted one; silent: a failure without a word; traceback: said in more than jaxgen's own lines.
+its tiny experiments, in turn over the kinds of models, or those given. kills: SIGKILL at any moment, then resumed;
+flips: one bit of a checkpoint; files: any file of a run cut, overwritten, removed or made a folder; disks: one without
+room, with too few files, or filled in the middle (on systems where a user may mount); signals: SIGINT or SIGTERM at any
+moment; fuzzed: damaged files, settings and names of every kind that a user can give. lost: good work gone, or a resumed
+run that is not bit-equal to an uninterrupted one; silent: a failure without a word; traceback: said in more than
+jaxgen's own lines.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("kills", "flips", "files", "disks", "signals", "fuzzed", "first"):
         parser.add_argument(f"--{name}", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=_attacks.KINDS, default=_attacks.KINDS)
     counts = vars(parser.parse_args())
+    kinds = counts["kinds"]
     with tempfile.TemporaryDirectory(prefix="jaxgen-faults-") as folder:
         os.environ["XDG_CONFIG_HOME"] = folder  # not the user's own key
         home = Home(Path(folder))
 
         def attack(one: Callable) -> Callable[[int, Path], _attacks.Outcome]:
-            return lambda seed, where: one(home, _attacks.KINDS[seed % len(_attacks.KINDS)], seed, where)
+            return lambda seed, where: one(home, kinds[seed % len(kinds)], seed, where)
 
         def fuzz(seed: int, where: Path) -> _attacks.Outcome:
             kind = list(_fuzz.KINDS)[seed % len(_fuzz.KINDS)]

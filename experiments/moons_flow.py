@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from jaxgen import Experiment, data, families, sample
 from jaxgen.losses.denoising import continuous, independent, optimal
@@ -99,7 +100,7 @@ def experiment(*, coupling: Literal["independent", "optimal"] = "independent", s
 
 def squared_distance(x: np.ndarray, y: np.ndarray) -> float:
     """The least mean |x_i - y_j|^2 of a matching: the square of the 2-Wasserstein distance of two sets of points."""
-    cost = np.sum(np.square(x[:, None] - y[None]), axis=-1)
+    cost = cdist(x, y, "sqeuclidean")
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
 
@@ -115,10 +116,22 @@ def samples(exp: Experiment, states: Tree, steps: int | None) -> list[np.ndarray
     return [np.asarray(sample(exp.model, one, jax.random.key(7), POINTS, **options)) for one in each]
 
 
-def main() -> None:
-    """Train all seeds at once, measure, and draw."""
+def trained(exp: Experiment, file: Path, seeds: int, euler: Sequence[int]) -> dict[str, np.ndarray]:
+    """{"1", ..., "adaptive": samples of every seed [seeds, POINTS, 2] by so many Euler steps; "paths": of the first},
+    kept in a file: the matchings take longer than one may want to wait."""
     from mode_coverage import train
 
+    if not file.exists():
+        *_, (_, states) = train(exp, seeds, exp.steps // 1000)
+        counts = (*sorted({1, *euler}), None)  # one and adaptive ones are in the picture
+        drawn: dict[str, Any] = {str(count or "adaptive"): np.stack(samples(exp, states, count)) for count in counts}
+        np.savez(file, **drawn, paths=paths(exp, states))
+    with np.load(file) as found:
+        return dict(found)
+
+
+def main() -> None:
+    """Train all seeds at once, draw, and measure."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--couplings", nargs="+", default=["independent", "optimal"])
@@ -128,21 +141,18 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=POINTS, help="of the matching, whose time grows with the cube")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    n = chosen.points
-    fresh = moons(POINTS, 1)
-    print(json.dumps({"reals": squared_distance(moons(n, 2), fresh[:n])}), flush=True)
-    drawn = {}
+    n, drawn = chosen.points, {}
     for coupling in chosen.couplings:
         exp = experiment(coupling=coupling, steps=chosen.steps)
-        *_, (_, states) = train(exp, chosen.seeds, chosen.steps // 1000)
-        for steps in (*sorted({1, *chosen.euler}), None):  # one and adaptive ones are in the picture
-            found = samples(exp, states, steps)
-            each = [squared_distance(x[:n], fresh[:n]) for x in found]
-            row = {"coupling": coupling, "euler": steps or "adaptive", "mean": np.mean(each), "seeds": np.std(each)}
+        drawn[coupling] = trained(exp, chosen.out / f"{coupling}.npz", chosen.seeds, chosen.euler)
+    draw(chosen.out / "moons_flow.png", drawn)
+    fresh = moons(POINTS, 1)
+    print(json.dumps({"reals": squared_distance(moons(n, 2), fresh[:n])}), flush=True)
+    for coupling, found in drawn.items():
+        for steps in sorted(set(found) - {"paths"}):
+            each = [squared_distance(x[:n], fresh[:n]) for x in found[steps]]
+            row = {"coupling": coupling, "euler": steps, "mean": np.mean(each), "seeds": np.std(each)}
             print(json.dumps(row), flush=True)
-            drawn[coupling, steps] = found[0]
-        drawn[coupling, "paths"] = paths(exp, states)
-    draw(chosen.out / "moons_flow.png", chosen.couplings, drawn)
 
 
 def paths(exp: Experiment, states: Tree, n: int = 200, steps: int = 50) -> np.ndarray:
@@ -157,18 +167,18 @@ def paths(exp: Experiment, states: Tree, n: int = 200, steps: int = 50) -> np.nd
     return np.asarray(at)
 
 
-def draw(file: Path, couplings: Sequence[str], drawn: dict) -> None:
-    """A row a coupling: trajectories, then samples by adaptive steps and by one."""
-    figure = Figure(figsize=(12, 4 * len(couplings)), dpi=80)
-    for row, coupling in zip(np.atleast_2d(figure.subplots(len(couplings), 3)), couplings, strict=True):
-        path = drawn[coupling, "paths"]
+def draw(file: Path, drawn: dict[str, dict[str, np.ndarray]]) -> None:
+    """A row a coupling: trajectories, then samples by adaptive steps and by one, of the first seed."""
+    figure = Figure(figsize=(12, 4 * len(drawn)), dpi=80)
+    for row, (coupling, found) in zip(figure.subplots(len(drawn), 3, squeeze=False), drawn.items(), strict=True):
+        path = found["paths"]
         row[0].plot(path[..., 0], path[..., 1], color="0.6", linewidth=0.5)
         row[0].scatter(*path[0].T, s=4, label="source")
         row[0].scatter(*path[-1].T, s=4, label="samples")
         row[0].set_title(f"{coupling} coupling: trajectories")
         row[0].legend(loc="upper right")
-        for axes, steps, name in ((row[1], None, "adaptive steps"), (row[2], 1, "one Euler step")):
-            axes.hexbin(*drawn[coupling, steps].T, gridsize=60, extent=(-7, 7, -7, 7), mincnt=1)
+        for axes, steps, name in ((row[1], "adaptive", "adaptive steps"), (row[2], "1", "one Euler step")):
+            axes.hexbin(*found[steps][0].T, gridsize=60, extent=(-7, 7, -7, 7), mincnt=1)
             axes.set_title(name)
         for axes in row:
             axes.set(xlim=(-7, 7), ylim=(-7, 7), aspect="equal")

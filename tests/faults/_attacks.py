@@ -29,7 +29,7 @@ from jaxgen import checkpoint, cli, runs
 KINDS = (*FAMILIES, "vq", "latent", "low_rank", "ladder", "m2", "vae_gan", "factor_vae", "adversarial", "wae_mmd")
 KINDS = (*KINDS, "began", "ada", "big")  # a state of the objective, of the augmentation and of power iterations
 KINDS = (*KINDS, "cached", "absorbing", "sharpened")
-KINDS = (*KINDS, "text")  # two networks in one group, and dropout
+KINDS = (*KINDS, "text", "style", "flow")  # two networks in one group, and dropout; two means; a coupling
 NOISE = re.compile(r"^Traceback|^  File \"|^Exception|^\s+@ +0x", re.MULTILINE)
 # `jaxgen`, in a process that does not ignore SIGINT as those do that a script has started in the background.
 HEARING = (
