@@ -2,10 +2,14 @@
 
 jaxgen train experiments/digits_diffusion.py
 python experiments/digits_solvers.py runs/digits_diffusion runs/digits_solvers.png     # a table and a figure
-python experiments/digits_solvers.py runs/digits_diffusion runs/some.png dpmpp_2m_sde heun
+python experiments/digits_solvers.py runs/digits_diffusion runs/some.png dpmpp_2m_sde heun_churn
+
+What was scored is kept beside the figure, FIGURE.json, and not drawn again.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,10 +21,22 @@ from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.evaluation import extractor_for
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.frechet import fid
-from jaxgen.sampling import SOLVERS, evaluations, iterate, log_uniform, uniform
+from jaxgen.sampling import SOLVERS, evaluations, heun, iterate, log_uniform, uniform
+from jaxgen.types import Process, Sampler
 
 EVALUATIONS, N = (4, 8, 16, 32, 64), 1500
 OF_OTHERS = ("consistency", "mean_flow")  # of models that are trained for them
+CHURN = "heun_churn"
+NAMES = (*(name for name in SOLVERS if name not in OF_OTHERS), CHURN)
+S_CHURN, MOST = 4.0, 2**0.5 - 1  # Karras et al. 2022, algorithm 2
+
+
+def solving(process: Process, name: str, times: str, count: int) -> Sampler:
+    """The sampler of about so many evaluations."""
+    steps = count // 2 if name in ("heun", CHURN) else count
+    grid = uniform(steps) if times == "uniform" else log_uniform(process, steps)
+    solver = heun(process, min(S_CHURN / steps, MOST)) if name == CHURN else SOLVERS[name](process)
+    return iterate(solver, grid, process.clip)
 
 
 def main(run: str, out: str, *solvers: str) -> None:
@@ -29,30 +45,32 @@ def main(run: str, out: str, *solvers: str) -> None:
     digits, labels = data.load("digits"), np.arange(N) % 10
     extractor = extractor_for("classifier", digits)
     reals = extract(extractor, digits).vectors
-    process = model.process
+    process, kept = model.process, Path(out).with_suffix(".json")
     assert process is not None
-    curves = []
+    known = json.loads(kept.read_text()) if kept.exists() else {}
     print("| solver, times | " + " | ".join(map(str, EVALUATIONS)) + " |\n|---|" + "---|" * len(EVALUATIONS))
-    for name in solvers or [name for name in SOLVERS if name not in OF_OTHERS]:
+    for name in solvers or NAMES:
         for times in ("uniform", "log-SNR"):
-            points = []
-            for count in EVALUATIONS:
-                steps = count // 2 if name == "heun" else count
-                grid = uniform(steps) if times == "uniform" else log_uniform(process, steps)
-                sampler = iterate(SOLVERS[name](process), grid, process.clip)
-                x = jaxgen.sample(model, state, jax.random.key(0), N, labels, sampler=sampler, batch=500)
-                found = extract(extractor, in_memory("drawn", "all", np.asarray(to_uint8(x)))).vectors
-                made = evaluations(model, state, sampler=sampler)
-                points.append((float(made), fid(reals, found).value, 0.0))
-            print(f"| {name}, {times} | " + " | ".join(f"{y:.3f}" for _, y, _ in points) + " |", flush=True)
-            curves.append((times, viz.Curve(name, points)))
-    panels = [
-        viz.Panel(
-            f"network evaluations, {times} times", "Fréchet distance", [c for t, c in curves if t == times], None, "xy"
-        )
-        for times in ("uniform", "log-SNR")
-    ]
-    print(viz.save_panels(out, panels))
+            if (curve := f"{name}, {times}") not in known:
+                points = []
+                for count in EVALUATIONS:
+                    sampler = solving(process, name, times, count)
+                    x = jaxgen.sample(model, state, jax.random.key(0), N, labels, sampler=sampler, batch=500)
+                    found = extract(extractor, in_memory("drawn", "all", np.asarray(to_uint8(x)))).vectors
+                    points.append((float(evaluations(model, state, sampler=sampler)), fid(reals, found).value, 0.0))
+                known[curve] = points
+                kept.write_text(json.dumps(known))
+            print(f"| {curve} | " + " | ".join(f"{y:.3f}" for _, y, _ in known[curve]) + " |", flush=True)
+    print(draw(Path(out), known))
+
+
+def draw(out: Path, known: dict[str, list]) -> Path:
+    """A panel for each kind of times."""
+    panels = []
+    for times in ("uniform", "log-SNR"):
+        curves = [viz.Curve(c.partition(",")[0], [tuple(p) for p in known[c]]) for c in known if c.endswith(times)]
+        panels.append(viz.Panel(f"network evaluations, {times} times", "Fréchet distance", curves, None, "xy"))
+    return viz.save_panels(out, panels)
 
 
 if __name__ == "__main__":
