@@ -2,6 +2,7 @@
 
 jaxgen train experiments/gan_table.py --objective wgan_gp --name fashion_mnist
 python experiments/gan_table.py runs/gan_table --epochs 2 --samples 2000      # the table, of as long as one likes
+python experiments/gan_table.py runs/gan_table --runs runs/mnist_diffusion    # any run by the same measure
 
 Lucic et al. 2018 (arXiv:1711.10337), section 5 and appendix: InfoGAN's networks, z uniform in [-1, 1]^64, minibatches
 of 64, 20 epochs of 50,000 images; Fréchet distance of 10,000 samples to the 10,000 test images, grey ones in three
@@ -11,6 +12,7 @@ objective has one setting, that of its own paper or else Adam at 2e-4 with beta_
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -24,8 +26,7 @@ from jaxgen import Experiment, data, families, fit, sample, viz
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses import adversarial, heads, penalties
 from jaxgen.losses.information import Codes
-from jaxgen.metrics import frechet
-from jaxgen.metrics.evaluation import extractor_for
+from jaxgen.metrics import evaluation, frechet
 from jaxgen.metrics.features import extract
 from jaxgen.nets import network
 from jaxgen.nets.heads import AutoencoderCritic
@@ -33,7 +34,8 @@ from jaxgen.nets.infogan import InfoGANCritic, InfoGANGenerator
 from jaxgen.nets.layers import Conv, Dense
 from jaxgen.nets.primitives import std_init
 from jaxgen.optimizers import clip_weights
-from jaxgen.types import Array, Tree
+from jaxgen.runs import load_run
+from jaxgen.types import Array, Model, TrainState, Tree
 
 Objective = Literal["minimax", "non_saturating", "lsgan", "wgan", "wgan_gp", "dragan", "began"]
 EPOCH, BATCH, LATENT = 50_000, 64, 64
@@ -114,24 +116,23 @@ def experiment(
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def references(name: str, samples: int, extractors: dict) -> dict[str, tuple]:
-    """{extractor: (features of so many test images, distance of as many training images to them, the floor)}."""
-    rows, found = np.arange(samples), {}
-    for kind, extractor in extractors.items():
-        reals, floor = (
-            extract(extractor, data.subset(data.load(name, split), rows)).vectors for split in ("test", "train")
-        )
-        found[kind] = reals, frechet.fid(reals, floor).value
+def references(name: str, samples: int, kinds: Sequence[str]) -> dict[str, tuple]:
+    """{extractor: (itself, features of so many test images, their distance to as many training images, the floor)}."""
+    images, rows, found = data.load(name), np.arange(samples), {}
+    for kind in kinds:
+        extractor = evaluation.extractor_for(kind, images)
+        test, floor = (extract(extractor, data.subset(data.load(name, s), rows)).vectors for s in ("test", "train"))
+        found[kind] = extractor, test, frechet.fid(test, floor).value
     return found
 
 
-def distances(exp: Experiment, state, samples: int, extractors: dict, reals: dict) -> dict[str, float]:
-    """{extractor: Fréchet distance of so many samples to the test images, and the floor}."""
-    images = np.asarray(to_uint8(sample(exp.model, state, jax.random.key(1), samples, batch=500)))
-    drawn, found = data.in_memory("samples", "drawn", images), {}
-    for kind, extractor in extractors.items():
-        test, floor = reals[kind]
-        found |= {kind: frechet.fid(test, extract(extractor, drawn).vectors).value, f"{kind} floor": floor}
+def distances(model: Model, state: TrainState, test: data.Dataset, samples: int, reals: dict) -> dict[str, float]:
+    """{extractor: Fréchet distance of so many samples, of the test images' labels, to the test images; the floor}."""
+    drawn = evaluation.samples(model, state, test, samples, seed=1, batch=500)
+    images = to_uint8(drawn.take(np.arange(samples)).x)
+    kept, found = data.in_memory("samples", "drawn", np.asarray(images)), {}
+    for kind, (extractor, vectors, floor) in reals.items():
+        found |= {kind: frechet.fid(vectors, extract(extractor, kept).vectors).value, f"{kind} floor": floor}
     return found
 
 
@@ -146,17 +147,21 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--runs", nargs="*", default=[], help="score these instead")
     chosen = parser.parse_args()
+    runs = [load_run(run) for run in chosen.runs]
     for name in chosen.names:
-        extractors = {kind: extractor_for(kind, data.load(name)) for kind in chosen.extractors}
-        reals = references(name, chosen.samples, extractors)
-        for objective in chosen.objectives:
+        test, reals = data.load(name, "test"), references(name, chosen.samples, chosen.extractors)
+        for run in filter(lambda run: run.experiment.data.name == name, runs):
+            found = distances(run.experiment.model, run.state, test, chosen.samples, reals)
+            print(json.dumps({"name": name, "run": run.experiment.name, **found}), flush=True)
+        for objective in () if runs else chosen.objectives:
             for seed in range(chosen.seeds):
                 settings = {"objective": objective, "name": name, "epochs": chosen.epochs, "width": chosen.width}
                 exp = experiment(**settings)._replace(seed=seed, name=f"{name}-{objective}")
                 folder = chosen.out / f"{name}-{objective}-{seed}"
                 state = fit(exp, folder, progress=False)
-                found = distances(exp, state, chosen.samples, extractors, reals)
+                found = distances(exp.model, state, test, chosen.samples, reals)
                 print(json.dumps({"name": name, "objective": objective, "seed": seed, **found}), flush=True)
                 viz.save_picture(folder / "grid.png", sample(exp.model, state, jax.random.key(1), 64), 8)
 

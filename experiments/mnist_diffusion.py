@@ -23,6 +23,7 @@ def experiment(
     schedule: Literal["cosine", "linear"] = "cosine",
     prediction: Literal["eps", "x0", "v"] = "v",
     bf16: bool = False,
+    name: str = "mnist",
 ) -> Experiment:
     """A UNet, drawn by 50 steps of DDIM.
 
@@ -34,25 +35,26 @@ def experiment(
         schedule: of the noise
         prediction: what the network predicts
         bf16: compute in bfloat16, parameters stay float32
+        name: of a data set with labels, mnist or fashion_mnist
     """
-    mnist, process = data.load("mnist"), getattr(processes, schedule)()
+    images, process = data.load(name), getattr(processes, schedule)()
     unet = UNet(
         width,
         multipliers=(1, 2, 4),
         blocks=1,
         attention_at=(7,),
         heads=4,
-        classes=len(mnist.classes),
+        classes=len(images.classes),
         dtype="bfloat16" if bf16 else "float32",
     )
     model = families.diffusion(
         network(unet),
         process,
-        mnist.shape,
+        images.shape,
         prediction=prediction,
-        condition=labels(len(mnist.classes)),
+        condition=labels(len(images.classes)),
         sampler=iterate(ddim(process), uniform(50), clip=1.0),
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10), steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps)
+    return Experiment(model, {"denoiser": adam}, images, batch=batch, steps=steps)

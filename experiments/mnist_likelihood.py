@@ -1,52 +1,81 @@
 """A diffusion model of MNIST that is trained for its likelihood, in bits a dimension.
 
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_likelihood.py
-jaxgen likelihood runs/mnist_likelihood --samples 1                 # by the probability flow
-jaxgen likelihood runs/mnist_likelihood --by bound --levels 256     # by the variational bound
+jaxgen likelihood runs/mnist_likelihood --by bound --levels 256 --samples 1      # by the variational bound
+
+jaxgen train experiments/mnist_likelihood.py --kind numbers --workdir runs/numbers
+jaxgen likelihood runs/numbers --samples 1                                       # by the probability flow
 """
 
+from typing import Literal
+
+import flax.linen as nn
 import optax
 
 from jaxgen import Experiment, data, families
-from jaxgen.losses.denoising import low_discrepancy
-from jaxgen.nets import network
+from jaxgen.losses import denoising
+from jaxgen.nets import network, over_levels
+from jaxgen.nets.layers import Dense
 from jaxgen.nets.unet import UNet
 from jaxgen.processes import log_linear
 from jaxgen.sampling import ddpm, iterate, uniform
+from jaxgen.types import Array, Tree
+
+LEVELS = 256
+
+
+class OverLevels(nn.Module):
+    """(x_t [B, H, W, 1], t [B]) -> what is known of every pixel's level [B, H, W, 256]: a UNet's last channels, and one
+    layer for each pixel."""
+
+    width: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Tree = None, train: bool = False) -> Array:
+        unet = UNet(self.width, multipliers=(1, 2), blocks=self.blocks, attention_at=(), outputs=2 * self.width)
+        return Dense(LEVELS)(nn.silu(unet(x, t)))
 
 
 def experiment(
     *,
+    kind: Literal["levels", "numbers"] = "levels",
     name: str = "mnist",
     steps: int = 20_000,
     batch: int = 64,
     lr: float = 1e-3,
     width: int = 16,
     blocks: int = 1,
-    dequantise: bool = True,
 ) -> Experiment:
-    """A UNet with Fourier features that predicts eps at log-SNRs uniform from 14 to -10, which is the variational bound
-    in continuous time (Kingma et al. 2021, arXiv:2107.00630), drawn by 250 ancestral steps.
+    """A UNet trained by the variational bound in continuous time (Kingma et al. 2021, arXiv:2107.00630, eq. 17), at
+    log-SNRs uniform from 14 to -10, and drawn by 250 ancestral steps.
 
     Args:
-        name: of a data set of images
+        kind: of pixels as 256 levels, of which the network gives probabilities, or as numbers, trained with uniform
+            noise of their quantum, which makes the flow's density a probability
+        name: of a data set of grey images
         steps: how long to train
         batch: examples a step
         lr: Adam's learning rate, warmed up and then lowered to nothing along a cosine
         width: channels of the UNet at full size
         blocks: residual blocks a resolution
-        dequantise: train on pixels with uniform noise of their quantum, which makes the flow's density a probability
     """
     images, process = data.load(name), log_linear()
+    if kind == "levels":
+        net, prediction = over_levels(network(OverLevels(width, blocks)), process, LEVELS), "x0"
+    else:
+        unet = UNet(width, multipliers=(1, 2), blocks=blocks, attention_at=(), fourier=(6, 7))
+        net, prediction = network(unet), "eps"
     model = families.diffusion(
-        network(UNet(width, multipliers=(1, 2), blocks=blocks, attention_at=(), heads=4, fourier=(6, 7))),
+        net,
         process,
         images.shape,
-        prediction="eps",
-        times=low_discrepancy(),
+        prediction=prediction,
+        times=denoising.low_discrepancy(),
+        weighting=denoising.likelihood(),
         sampler=iterate(ddpm(process), uniform(250), process.clip),
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10), steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    model = families.dequantised(model) if dequantise else model
+    model = model if kind == "levels" else families.dequantised(model)
     return Experiment(model, {"denoiser": adam}, images, batch=batch, steps=steps, ema=0.999)
