@@ -33,7 +33,8 @@ class OverLevels(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, condition: Tree = None, train: bool = False) -> Array:
-        unet = UNet(self.width, multipliers=(1, 2), blocks=self.blocks, attention_at=(), outputs=2 * self.width)
+        options = {"outputs": 2 * self.width, "fourier": (4, 5, 6, 7)}  # an image's brightest pixels are of one level
+        unet = UNet(self.width, multipliers=(1, 2), blocks=self.blocks, attention_at=(), **options)
         return Dense(LEVELS)(nn.silu(unet(x, t)))
 
 
