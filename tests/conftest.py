@@ -48,8 +48,8 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two more than there are cores: many tests wait for processes that they start, stop and kill."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: many tests wait for processes that they start, stop and kill."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):

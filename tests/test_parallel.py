@@ -1,21 +1,18 @@
 """One step, the same in every layout: on eight devices, and in two processes."""
 
-import functools
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import _layouts_worker
 import chex
 import jax
 import numpy as np
 import pytest
-from _layouts_worker import CASES
-from _tiny import apart, virtual_devices
+from _layouts import assert_it_trains_as_one_does, pairs, results
+from _tiny import virtual_devices
 
 from jaxgen import checkpoint, parallel
 from jaxgen.types import InputError
@@ -33,41 +30,13 @@ def environment(devices: int) -> dict[str, str]:
     }
 
 
-LAYOUTS = {name: make().layouts for name, make in CASES.items()}
-PAIRS = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
-SAMPLED = [(name, layout) for name, layout in PAIRS if "fsdp" in LAYOUTS[name]]
-
-
-def results(case: str) -> dict:
-    """What the worker found of a case, on eight virtual devices."""
-    out, error = run_worker(case)
-    assert not error, error
-    found = json.loads(out.splitlines()[-1])
-    assert found["devices"] == 8
-    return found
-
-
-@functools.cache
-def run_worker(case: str) -> tuple[str, str]:
-    """(what it prints, "" or why it failed): once, for all tests of a case."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        for timeout in (150, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
-            try:
-                code, out, error = apart(_layouts_worker.main, case, log, timeout, **virtual_devices(8))
-            except TimeoutError:
-                continue
-            return out, error[-3000:] if code else ""
-    return "", "eight virtual devices did not finish in time, twice"
+SAMPLED = pairs(coupled=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "layout"), PAIRS)
+@pytest.mark.parametrize(("case", "layout"), SAMPLED)
 def test_eight_devices_train_what_one_trains(case, layout):
-    result = results(case)[layout]
-    assert result["moved"] > 1e-3  # it did train
-    assert result["state"] < 2e-6
-    assert result["metrics"] < 1e-4
+    assert_it_trains_as_one_does(case, layout)
 
 
 @pytest.mark.slow
