@@ -4,7 +4,7 @@ jaxgen train experiments/digits_diffusion.py
 python experiments/digits_solvers.py runs/digits_diffusion runs/digits_solvers.png     # a table and a figure
 python experiments/digits_solvers.py runs/digits_diffusion runs/some.png dpmpp_2m_sde heun_churn
 
-What was scored is kept beside the figure, FIGURE.json, and not drawn again.
+What was scored of a run is kept beside the figure, FIGURE-RUN.json, and not drawn again.
 """
 
 import json
@@ -45,7 +45,7 @@ def main(run: str, out: str, *solvers: str) -> None:
     digits, labels = data.load("digits"), np.arange(N) % 10
     extractor = extractor_for("classifier", digits)
     reals = extract(extractor, digits).vectors
-    process, kept = model.process, Path(out).with_suffix(".json")
+    process, kept = model.process, Path(out).with_name(f"{Path(out).stem}-{Path(run).name}.json")
     assert process is not None
     known = json.loads(kept.read_text()) if kept.exists() else {}
     print("| solver, times | " + " | ".join(map(str, EVALUATIONS)) + " |\n|---|" + "---|" * len(EVALUATIONS))

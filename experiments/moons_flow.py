@@ -144,12 +144,13 @@ def main() -> None:
     n, drawn = chosen.points, {}
     for coupling in chosen.couplings:
         exp = experiment(coupling=coupling, steps=chosen.steps)
-        drawn[coupling] = trained(exp, chosen.out / f"{coupling}.npz", chosen.seeds, chosen.euler)
+        settings = "-".join(map(str, (coupling, chosen.steps, chosen.seeds, *chosen.euler)))
+        drawn[coupling] = trained(exp, chosen.out / f"{settings}.npz", chosen.seeds, chosen.euler)
     draw(chosen.out / "moons_flow.png", drawn)
     fresh = moons(POINTS, 1)
     print(json.dumps({"reals": squared_distance(moons(n, 2), fresh[:n])}), flush=True)
     for coupling, found in drawn.items():
-        for steps in sorted(set(found) - {"paths"}):
+        for steps in filter(lambda name: name != "paths", found):
             each = [squared_distance(x[:n], fresh[:n]) for x in found[steps]]
             row = {"coupling": coupling, "euler": steps, "mean": np.mean(each), "seeds": np.std(each)}
             print(json.dumps(row), flush=True)

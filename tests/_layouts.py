@@ -48,7 +48,7 @@ def run_worker(case: str) -> tuple[str, str]:
     """(what it prints, "" or why it failed): once, for all tests of a case."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        for timeout in (240, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
+        for timeout in (150, 300):  # a second chance: on one or two cores XLA's virtual devices can wait for each other
             try:
                 code, out, error = apart(_layouts_worker.main, case, log, timeout, **virtual_devices(8))
             except TimeoutError:

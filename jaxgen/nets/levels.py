@@ -35,7 +35,8 @@ def over_levels(net: Network, process: Process, levels: int = 256) -> Network:
             f"this one {found.shape[1:]}: change outputs",
         )
         a, s = (like(scale(t), x)[..., None] for scale in (process.alpha, process.sigma))
-        log_p = found.reshape(*x.shape, levels) - 0.5 * jnp.square((x[..., None] - a * values) / s)
-        return jax.nn.softmax(log_p) @ values, stats
+        logits = found.astype(jnp.float32).reshape(*x.shape, levels)
+        p = jax.nn.softmax(logits - 0.5 * jnp.square((x[..., None] - a * values) / s))
+        return jnp.matmul(p, values, precision=jax.lax.Precision.HIGHEST), stats  # TF32 would lose the last levels
 
     return Network(net.init, apply, net.random, net.encode)

@@ -54,6 +54,13 @@ def test_the_bound_of_independent_pixels_is_their_entropy():
     assert abs(np.mean(found) - exact.mean()) < 0.05
 
 
+def test_the_mean_of_levels_is_of_the_highest_precision():
+    """On the CPU every precision computes the same, so the program itself is read."""
+    net = over_levels(knowing(np.zeros(256)), cosine())
+    text = jax.jit(lambda x, t: net.apply({}, {}, x, t)[0]).lower(jnp.zeros((2, *SHAPE)), jnp.ones(2)).as_text()
+    assert text.count("dot_general") == text.count("HIGHEST, HIGHEST") > 0
+
+
 def test_a_network_of_other_outputs_is_refused():
     net = over_levels(knowing(np.zeros(3)), cosine(), 4)
     with pytest.raises(InputError, match=r"gives 4 numbers for each of \(3, 2, 2\).*this one \(3, 2, 6\): change out"):
