@@ -8,7 +8,6 @@ follows the quality of the samples, that of the original game does not. The seco
 arXiv:1701.04862, figure 2): with a fixed generator and a critic that trains on, the gradient of log(1 - D) vanishes.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import optax
 from scipy.stats import spearmanr
 
 from jaxgen import fit, load_experiment, records, viz
+from jaxgen.cli import script
 from jaxgen.data import normalize, reader
 from jaxgen.scoring import Scoring
 from jaxgen.training import init_state, make_step, repeat
@@ -76,7 +76,7 @@ def length(game: Game, state: TrainState, batch: Batch) -> Array:
     return optax.global_norm(jax.grad(loss)(state.params["generator"]))
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, /) -> None:
     """Train, draw, and print the correlations."""
     panels, folder = [], folder / "runs"
     for objective in ("wgan_gp", "non_saturating"):
@@ -92,4 +92,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    script(main)

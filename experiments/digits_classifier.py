@@ -9,7 +9,6 @@ The last command draws eight samples of every digit at each guidance scale, a pi
 Frechet distance in its features.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families, viz
+from jaxgen.cli import script
 from jaxgen.data import in_memory, to_uint8
 from jaxgen.metrics.evaluation import extractor_for
 from jaxgen.metrics.features import extract
@@ -46,7 +46,7 @@ def experiment(*, steps: int = 3000, batch: int = 128, lr: float = 1e-3, width: 
     return Experiment(families.classifier(net, 10, cosine()), {"classifier": adam}, digits, batch=batch, steps=steps)
 
 
-def main(diffusion: str, trained: str) -> None:
+def main(diffusion: Path, trained: Path, /) -> None:
     """Draw and score guided samples."""
     (model, state), (guide, guide_state) = jaxgen.load(diffusion), jaxgen.load(trained)
     digits, labels = data.load("digits"), np.arange(N) % 10
@@ -63,4 +63,4 @@ def main(diffusion: str, trained: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

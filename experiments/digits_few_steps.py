@@ -4,7 +4,6 @@ jaxgen train experiments/digits_few_steps.py --method mean_flow
 python experiments/digits_few_steps.py runs/digits_few_steps       # all of them, a table, a figure and a grid
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, fit, sample, viz
+from jaxgen.cli import script
 from jaxgen.conditions import labels
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses.denoising import continuous, easy, intervals, log_normal
@@ -130,20 +130,21 @@ def trained(out: Path, method: Method, steps: int, seed: int) -> Callable:
     return students.__getitem__
 
 
-def main() -> None:
-    """Train everything, draw with few evaluations, score, tabulate."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=list(get_args(Method)))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+def main(out: Path, /, *, methods: tuple[Method, ...] = get_args(Method), steps: int = 1500, seed: int = 0) -> None:
+    """Train everything, draw with few evaluations, score, tabulate.
+
+    Args:
+        out: a folder for the runs, the figure and the grid
+        methods: which ones
+        steps: how long to train each
+        seed: of all of them
+    """
     digits, wanted = data.load("digits"), np.arange(N) % 10
     extractor = extractor_for("classifier", digits)
     reals = extract(extractor, digits).vectors
     curves, rows, grids = [], [], []
-    for method in chosen.methods:
-        at, points = trained(chosen.out, method, chosen.steps, chosen.seed), []
+    for method in methods:
+        at, points = trained(out, method, steps, seed), []
         for count in (1, 2, 4, 8, 16):
             model, state = at(count)
             x = sample(model, state, jax.random.key(0), N, wanted, sampler=samplers(method, count), batch=500)
@@ -154,9 +155,9 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
         curves.append(viz.Curve(method, points))
     panel = viz.Panel("network evaluations", "Fréchet distance", curves, None, "xy")
-    print(viz.save_panels(chosen.out / "few_steps.png", [panel]))
-    print(viz.save_picture(chosen.out / "one_step.png", np.concatenate(grids), 20))
+    print(viz.save_panels(out / "few_steps.png", [panel]))
+    print(viz.save_picture(out / "one_step.png", np.concatenate(grids), 20))
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

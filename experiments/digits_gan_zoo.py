@@ -6,8 +6,7 @@ python experiments/digits_gan_zoo.py runs/digits_gan_zoo began r1  # some of the
 """
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxgen import Experiment, data, families, fit, optimizers, sample
+from jaxgen.cli import script
 from jaxgen.conditions import labels
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses import adversarial, augmentation, heads, information, penalties
@@ -34,7 +34,7 @@ from jaxgen.nets.layers import Conv, Dense
 from jaxgen.nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from jaxgen.nets.norms import BatchNorm, Referenced, VirtualBatchNorm
 from jaxgen.nets.weights import spectral
-from jaxgen.types import Array, Tree
+from jaxgen.types import Array, Tree, check
 from jaxgen.viz import save_picture
 
 Objective = Literal[
@@ -207,9 +207,8 @@ def experiment(
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 N = 1500
-SETTINGS: list[tuple[Objective, Trick]] = [(objective, "none") for objective in get_args(Objective)]
-for name in get_args(Trick)[1:]:
-    SETTINGS.append(("non_saturating", name))
+SETTINGS: dict[str, tuple[Objective, Trick]] = {objective: (objective, "none") for objective in get_args(Objective)}
+SETTINGS |= {trick: ("non_saturating", trick) for trick in get_args(Trick)[1:]}
 
 
 def scores(images: Array, extractor: Extractor, reals: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -270,9 +269,17 @@ def draw(folder: Path, settings: list[tuple[Objective, Trick]]) -> Path:
     return folder / "grid.png"
 
 
-def main(folder: Path, names: Sequence[str] = (), seeds: int = 3) -> None:
-    """Train, score, tabulate and draw; names: of the objectives and tricks, all of them by default."""
-    settings = [pair for pair in SETTINGS if not names or (pair[0] if pair[1] == "none" else pair[1]) in names]
+def main(folder: Path, names: tuple[str, ...] = (), /, *, seeds: int = 3) -> None:
+    """Train, score, tabulate and draw.
+
+    Args:
+        folder: for the runs and the grid
+        names: of objectives and tricks, all of them by default
+        seeds: of each
+    """
+    unknown = set(names) - set(SETTINGS)
+    check(not unknown, f"unknown {', '.join(sorted(unknown))}: choose of {', '.join(SETTINGS)}")
+    settings = [SETTINGS[name] for name in names or SETTINGS]
     train, test = data.load("digits"), data.load("digits", "test")
     extractor = referee(train, test)
     reals = extract(extractor, train).vectors
@@ -284,4 +291,4 @@ def main(folder: Path, names: Sequence[str] = (), seeds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    script(main)

@@ -11,7 +11,6 @@ the middle of the noise alone (Kynkäänniemi et al. 2024, arXiv:2404.07724). A 
 classifier, which is added to a conditional model, is counted from there.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 
 import jaxgen
 from jaxgen import data, viz
+from jaxgen.cli import script
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.evaluation import extractor_for
 from jaxgen.metrics.features import extract
@@ -30,7 +30,7 @@ from jaxgen.types import weights
 SCALES, N = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0), 1500
 
 
-def main(run: str, weaker: str, guide: str, out: str) -> None:
+def main(run: Path, weaker: Path, guide: Path, out: Path, /) -> None:
     """Draw at every scale with every guidance, score, tabulate and draw the curves and a grid."""
     (model, state), weak, (noisy, noisy_state) = jaxgen.load(run), jaxgen.load(weaker), jaxgen.load(guide)
     process, digits, wanted = model.process, data.load("digits"), np.arange(N) % 10
@@ -68,4 +68,4 @@ def main(run: str, weaker: str, guide: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

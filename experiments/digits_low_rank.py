@@ -9,7 +9,7 @@ the other held-out digits before and after the adaptation, the share of samples 
 share of parameters that was trained, and whether the base is bit for bit what it was.
 """
 
-import sys
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, sample
+from jaxgen.cli import script
 from jaxgen.data import in_memory, normalize, only_classes, other_split, without_classes
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.evaluation import extractor_for
@@ -90,7 +91,7 @@ def share(run: Run, digit: int, n: int = 500) -> float:
     return float(np.mean(np.argmax(read, axis=-1) == digit))
 
 
-def main(base: str, adapted: str) -> None:
+def main(base: Path, adapted: Path, /) -> None:
     """Print the objectives before and after."""
     before, after = load_run(base), load_run(adapted)
     digit = after.experiment.settings["digit"]
@@ -109,4 +110,4 @@ def main(base: str, adapted: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -8,7 +8,7 @@ The last command prints the share of held-out digits that q(y|x) names rightly, 
 classifier trained on the labelled digits alone. `--dataset mnist` takes MNIST instead.
 """
 
-import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.data.pipeline import normalize
 from jaxgen.families.m2 import log_q as log_q_of
 from jaxgen.nets import Network, network
@@ -96,10 +97,10 @@ def alone(net: Network, known: Batch, seed: int) -> Any:
     return jax.jit(lambda start: jax.lax.fori_loop(0, ALONE, step, start))((params, adam.init(params)))[0], stats
 
 
-def main(*runs: str) -> None:
+def main(first: Path, others: tuple[Path, ...] = (), /) -> None:
     """Print the table of the file's docstring, a line a run."""
     print("run  labels  q(y|x)  the classifier alone")
-    for run in runs:
+    for run in (first, *others):
         trained = load_run(run)
         settings = trained.experiment.settings
         some, kept = few(settings["dataset"], settings["labels"], settings["draw"])
@@ -114,4 +115,4 @@ def main(*runs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -8,7 +8,6 @@ What was scored of a run is kept beside the figure, FIGURE-RUN.json, and not dra
 """
 
 import json
-import sys
 from pathlib import Path
 
 import jax
@@ -16,13 +15,14 @@ import numpy as np
 
 import jaxgen
 from jaxgen import data, viz
+from jaxgen.cli import script
 from jaxgen.data import in_memory
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.metrics.evaluation import extractor_for
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.frechet import fid
 from jaxgen.sampling import SOLVERS, evaluations, heun, iterate, log_uniform, uniform
-from jaxgen.types import Process, Sampler
+from jaxgen.types import Process, Sampler, check
 
 EVALUATIONS, N = (4, 8, 16, 32, 64), 1500
 OF_OTHERS = ("consistency", "mean_flow")  # of models that are trained for them
@@ -39,17 +39,19 @@ def solving(process: Process, name: str, times: str, count: int) -> Sampler:
     return iterate(solver, grid, process.clip)
 
 
-def main(run: str, out: str, *solvers: str) -> None:
+def main(run: Path, out: Path, solvers: tuple[str, ...] = NAMES, /) -> None:
     """Draw with those solvers, or every one, and every number of evaluations, score, tabulate and draw the curves."""
+    unknown = set(solvers) - set(NAMES)
+    check(not unknown, f"unknown solvers {', '.join(sorted(unknown))}: choose of {', '.join(NAMES)}")
     model, state = jaxgen.load(run)
     digits, labels = data.load("digits"), np.arange(N) % 10
     extractor = extractor_for("classifier", digits)
     reals = extract(extractor, digits).vectors
-    process, kept = model.process, Path(out).with_name(f"{Path(out).stem}-{Path(run).name}.json")
+    process, kept = model.process, out.with_name(f"{out.stem}-{run.name}.json")
     assert process is not None
     known = json.loads(kept.read_text()) if kept.exists() else {}
     print("| solver, times | " + " | ".join(map(str, EVALUATIONS)) + " |\n|---|" + "---|" * len(EVALUATIONS))
-    for name in solvers or NAMES:
+    for name in solvers:
         for times in ("uniform", "log-SNR"):
             if (curve := f"{name}, {times}") not in known:
                 points = []
@@ -61,7 +63,7 @@ def main(run: str, out: str, *solvers: str) -> None:
                 known[curve] = points
                 kept.write_text(json.dumps(known))
             print(f"| {curve} | " + " | ".join(f"{y:.3f}" for _, y, _ in known[curve]) + " |", flush=True)
-    print(draw(Path(out), known))
+    print(draw(out, known))
 
 
 def draw(out: Path, known: dict[str, list]) -> Path:
@@ -74,4 +76,4 @@ def draw(out: Path, known: dict[str, list]) -> Path:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

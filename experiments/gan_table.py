@@ -10,7 +10,6 @@ equal channels. There the numbers of an optimizer are searched (100 settings eac
 objective has one setting, that of its own paper or else Adam at 2e-4 with beta_1 = 0.5.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, fit, sample, viz
+from jaxgen.cli import script
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses import adversarial, heads, penalties
 from jaxgen.losses.information import Codes
@@ -136,35 +136,48 @@ def distances(model: Model, state: TrainState, test: data.Dataset, samples: int,
     return found
 
 
-def main() -> None:
-    """Train every objective, and print its distances."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--objectives", nargs="+", choices=get_args(Objective), default=list(get_args(Objective)))
-    parser.add_argument("--names", nargs="+", default=["mnist"])
-    parser.add_argument("--extractors", nargs="+", default=["classifier", "inception"])
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--runs", nargs="*", default=[], help="score these instead")
-    chosen = parser.parse_args()
-    runs = [load_run(run) for run in chosen.runs]
-    for name in chosen.names:
-        test, reals = data.load(name, "test"), references(name, chosen.samples, chosen.extractors)
-        for run in filter(lambda run: run.experiment.data.name == name, runs):
-            found = distances(run.experiment.model, run.state, test, chosen.samples, reals)
+def main(
+    out: Path,
+    /,
+    *,
+    objectives: tuple[Objective, ...] = get_args(Objective),
+    names: tuple[str, ...] = ("mnist",),
+    extractors: tuple[str, ...] = ("classifier", "inception"),
+    epochs: int = 20,
+    width: int = 64,
+    seeds: int = 1,
+    samples: int = 10_000,
+    runs: tuple[Path, ...] = (),
+) -> None:
+    """Train every objective, and print its distances.
+
+    Args:
+        out: a folder for the runs
+        objectives: which ones
+        names: of data sets, mnist and fashion_mnist
+        extractors: of the features, classifier and inception
+        epochs: times 50,000 images
+        width: channels at half the size
+        seeds: of every objective
+        samples: generated ones and real ones
+        runs: score these instead
+    """
+    others = [load_run(run) for run in runs]
+    for name in names:
+        test, reals = data.load(name, "test"), references(name, samples, extractors)
+        for run in filter(lambda run: run.experiment.data.name == name, others):
+            found = distances(run.experiment.model, run.state, test, samples, reals)
             print(json.dumps({"name": name, "run": run.experiment.name, **found}), flush=True)
-        for objective in () if runs else chosen.objectives:
-            for seed in range(chosen.seeds):
-                settings = {"objective": objective, "name": name, "epochs": chosen.epochs, "width": chosen.width}
+        for objective in () if runs else objectives:
+            for seed in range(seeds):
+                settings = {"objective": objective, "name": name, "epochs": epochs, "width": width}
                 exp = experiment(**settings)._replace(seed=seed, name=f"{name}-{objective}")
-                folder = chosen.out / f"{name}-{objective}-{seed}"
+                folder = out / f"{name}-{objective}-{seed}"
                 state = fit(exp, folder, progress=False)
-                found = distances(exp.model, state, test, chosen.samples, reals)
+                found = distances(exp.model, state, test, samples, reals)
                 print(json.dumps({"name": name, "objective": objective, "seed": seed, **found}), flush=True)
                 viz.save_picture(folder / "grid.png", sample(exp.model, state, jax.random.key(1), 64), 8)
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

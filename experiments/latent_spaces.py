@@ -3,7 +3,6 @@
 TFDS_DATA_DIR=... python experiments/latent_spaces.py runs/latent_spaces.png
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import optax
 from matplotlib.figure import Figure
 
 from jaxgen import Experiment, data, encode, families, fit
+from jaxgen.cli import script
 from jaxgen.data.pipeline import normalize
 from jaxgen.losses.evidence import elbo
 from jaxgen.nets import network
@@ -30,7 +30,7 @@ def trained(name: str, distortion: float, beta: float, folder: Path):
     return model, fit(exp, folder / exp.name, progress=False)
 
 
-def main(out: Path) -> None:
+def main(out: Path, /) -> None:
     """Draw the codes of held-out digits."""
     test = data.load("mnist", "test").take(np.arange(SHOWN))
     figure = Figure(figsize=(15, 5), dpi=80)
@@ -46,4 +46,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    script(main)

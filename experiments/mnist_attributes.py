@@ -9,7 +9,7 @@ the share that agrees with the condition; a model that ignores it gets 0.5. Besi
 finds in reconstructions of test digits, given their own attributes: what a blurred digit can reach.
 """
 
-import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.conditions import attributes
 from jaxgen.data import attributes as measured
 from jaxgen.data.pipeline import normalize, to_uint8
@@ -48,7 +49,7 @@ def experiment(
     return Experiment(model, {"vae": adam}, mnist, batch=batch, steps=steps, log_every=500, sample_every=3_000)
 
 
-def main(run: str) -> None:
+def main(run: Path, /) -> None:
     """Print the share of each attribute that agrees with the condition."""
     model, state = jaxgen.load(run)
     wanted = np.repeat(np.indices((2,) * len(measured.NAMES)).reshape(len(measured.NAMES), -1).T, EACH, axis=0)
@@ -70,4 +71,4 @@ def found(x: Array) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -10,7 +10,6 @@ The last command prints what the linear one should reach: the held-out squared e
 components.
 """
 
-import sys
 from typing import Literal
 
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ import optax
 from sklearn.decomposition import PCA
 
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.data import noise as corruptions
 from jaxgen.data.pipeline import normalize
 from jaxgen.nets import network
@@ -76,7 +76,7 @@ def networks(kind, shape, latent):
     return network(MLP((latent,), hidden)), network(MLP(shape, hidden[::-1], last=last))
 
 
-def main(components: int) -> None:
+def main(components: int, /) -> None:
     """Print the baseline."""
     sets = (data.load("mnist", split) for split in ("train", "test"))
     train, test = (np.asarray(normalize(d.take(np.arange(d.size))).x).reshape(d.size, -1) for d in sets)
@@ -86,4 +86,4 @@ def main(components: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    script(main)

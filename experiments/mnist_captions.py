@@ -13,7 +13,6 @@ wrong), and with captions dealt at random. A picture, captions.png in the run's 
 captions `SHOWN`, of which the first four were never seen in training. A second argument is the scale of guidance.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families, viz
+from jaxgen.cli import script
 from jaxgen.conditions import text
 from jaxgen.data import captions
 from jaxgen.data.pipeline import to_uint8
@@ -89,7 +89,7 @@ def experiment(
     return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps, ema=0.995, save_every=500)
 
 
-def main(run: str, guidance: float = 2.0) -> None:
+def main(run: Path, /, *, guidance: float = 2.0) -> None:
     """Print the shares that the file's docstring names, and draw the picture."""
     trained = load_run(run)
     model, state = trained.experiment.model, trained.state
@@ -131,4 +131,4 @@ def row(name: str, agree: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(float, sys.argv[2:]))
+    script(main)

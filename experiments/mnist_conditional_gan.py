@@ -11,7 +11,6 @@ normalisation and five turns where its paper has no batch normalisation: with fe
 same.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -21,6 +20,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, fit, sample, viz
+from jaxgen.cli import script
 from jaxgen.conditions import labels
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses import adversarial, heads
@@ -102,20 +102,21 @@ def scores(exp: Experiment, state, extractor: Extractor, test: data.Dataset) -> 
     return {"right class": right, "fid": fid, "differ": differ}
 
 
-def main() -> None:
-    """Train every kind, print its scores, draw a column a label."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--kinds", nargs="+", choices=get_args(Kind), default=list(get_args(Kind)))
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    chosen = parser.parse_args()
+def main(out: Path, /, *, kinds: tuple[Kind, ...] = get_args(Kind), steps: int = 2_000, seeds: int = 3) -> None:
+    """Train every kind, print its scores, draw a column a label.
+
+    Args:
+        out: a folder for the runs
+        kinds: which ones
+        steps: how long to train each
+        seeds: of every kind
+    """
     test = data.load("mnist", "test")
     extractor = referee(data.load("mnist"), test)
-    for kind in chosen.kinds:
-        for seed in range(chosen.seeds):
-            exp = experiment(kind=kind, steps=chosen.steps)._replace(seed=seed, name=kind)
-            folder = chosen.out / f"{kind}-{seed}"
+    for kind in kinds:
+        for seed in range(seeds):
+            exp = experiment(kind=kind, steps=steps)._replace(seed=seed, name=kind)
+            folder = out / f"{kind}-{seed}"
             state = fit(exp, folder, progress=False)
             print(json.dumps({"kind": kind, "seed": seed, **scores(exp, state, extractor, test)}), flush=True)
             images = sample(exp.model, state, jax.random.key(1), 80, np.arange(80) % 10)
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,7 +10,6 @@ the best assignment of one class to each value, and the correlation of the numbe
 thickness and width.
 """
 
-import sys
 from pathlib import Path
 
 import jax
@@ -21,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 
 import jaxgen
 from jaxgen import Experiment, data, families, viz
+from jaxgen.cli import script
 from jaxgen.data.attributes import NAMES, measurements
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses.adversarial import non_saturating
@@ -105,7 +105,7 @@ def picture(model: Model, state: TrainState, order: np.ndarray) -> np.ndarray:
     return np.concatenate([left, blank, right], axis=1).reshape(-1, 28, 28, 1)
 
 
-def main(run: str) -> None:
+def main(run: Path, /) -> None:
     """Draw, measure, print."""
     model, state = jaxgen.load(run)
     latents = jax.jit(CODES.draw)(jax.random.split(jax.random.key(1), SAMPLES))
@@ -127,4 +127,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

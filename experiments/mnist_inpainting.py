@@ -9,7 +9,7 @@ far they are on average (root mean square, pixels in [0, 1]), how much they diff
 completion is, the mean of the training digits.
 """
 
-import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.conditions import image
 from jaxgen.data.pipeline import normalize
 from jaxgen.nets import network
@@ -56,7 +57,7 @@ def experiment(
     return Experiment(model, {"vae": adam}, mnist, batch=batch, steps=steps, log_every=500, sample_every=4_000)
 
 
-def main(run: str) -> None:
+def main(run: Path, /) -> None:
     """Print the errors that the file's docstring names."""
     model, state = jaxgen.load(run)
     test = data.load("mnist", "test")
@@ -80,4 +81,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -10,7 +10,6 @@ reconstructions.png and writes 1,000 reconstructions to reconstructions.npz, for
 """
 
 import math
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, sampling, viz
+from jaxgen.cli import script
 from jaxgen.conditions import labels
 from jaxgen.data.pipeline import normalize
 from jaxgen.losses.evidence import elbo
@@ -90,15 +90,15 @@ def experiment(
     return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps, cache=cache)
 
 
-def main(workdir: str) -> None:
+def main(run: Path, /) -> None:
     """Write reconstructions of 1,000 test pictures, and a picture of the first 40 beside theirs."""
-    run, folder = load_run(workdir), Path(workdir)
+    trained = load_run(run)
     x = normalize(Batch(jnp.asarray(data.load("mnist", split="test").take(np.arange(1000)).x))).x
-    again = sampling.reconstruct(run.experiment.model, run.state, x)
+    again = sampling.reconstruct(trained.experiment.model, trained.state, x)
     pairs = jnp.stack([x[:40], again[:40]], axis=1).reshape(-1, *x.shape[1:])
-    print(viz.save_picture(folder / "reconstructions.png", np.asarray(pairs), 10))
-    print(viz.save_arrays(folder / "reconstructions.npz", x=np.asarray(viz.to_uint8(again))))
+    print(viz.save_picture(run / "reconstructions.png", np.asarray(pairs), 10))
+    print(viz.save_arrays(run / "reconstructions.npz", x=np.asarray(viz.to_uint8(again))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    script(main)

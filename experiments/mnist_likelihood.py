@@ -22,6 +22,7 @@ from jaxgen.sampling import ddpm, iterate, uniform
 from jaxgen.types import Array, Tree
 
 LEVELS = 256
+LOG_SNR = (14.0, 11.5, 9.5, 7.5, 5.5, 3.0, -10.0)  # at even times: grey levels cost most of the bits
 
 
 class OverLevels(nn.Module):
@@ -61,7 +62,7 @@ def experiment(
         width: channels of the UNet at full size
         blocks: residual blocks a resolution
     """
-    images, process = data.load(name), log_linear()
+    images, process = data.load(name), log_linear(*LOG_SNR)
     if kind == "levels":
         net, prediction = over_levels(network(OverLevels(width, blocks)), process, LEVELS), "x0"
     else:

@@ -10,7 +10,7 @@ are from each other, how far the repeated pixels are from the truth, and how far
 from what it was given. (`jaxgen restore --task enlarge` does it with a model that was trained for no such thing.)
 """
 
-import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.conditions import image
 from jaxgen.data.pipeline import normalize
 from jaxgen.nets import network
@@ -65,7 +66,7 @@ def experiment(*, steps: int = 500, batch: int = 32, lr: float = 1e-3, width: in
     return Experiment(model, {"denoiser": adam}, mnist, batch=batch, steps=steps, ema=0.99, save_every=500)
 
 
-def main(run: str) -> None:
+def main(run: Path, /) -> None:
     """Print the errors that the file's docstring names."""
     model, state = jaxgen.load(run)
     test = data.load("mnist", "test")
@@ -87,4 +88,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

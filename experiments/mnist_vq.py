@@ -14,7 +14,7 @@ z) and the prior's -log p(c), nats an image, of diffusion a bound; the perplexit
 use.
 """
 
-import sys
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.data.pipeline import normalize
 from jaxgen.losses.likelihood import bernoulli
 from jaxgen.nets import network
@@ -93,11 +94,11 @@ def over_codes(prior: str, codes: int, grid: tuple[int, int]) -> Model:
     return families.absorbing(transformer, codes, grid, sampler=sampler)
 
 
-def main(workdir: str) -> None:
+def main(run: Path, /) -> None:
     """Print distortion, rate and the use of the codes on held-out images."""
-    run = load_run(workdir)
-    model, (params, extra) = run.experiment.model, weights(run.state)
-    held_out = data.load(run.experiment.data.name, split="test")
+    trained = load_run(run)
+    model, (params, extra) = trained.experiment.model, weights(trained.state)
+    held_out = data.load(trained.experiment.data.name, split="test")
     priors = [(player, loss) for player, loss in model.game.losses.items() if player != GROUP]
     draws = 8  # of a bound that is estimated
 
@@ -131,4 +132,4 @@ def logit(x: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    script(main)

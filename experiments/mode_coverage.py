@@ -9,7 +9,6 @@ layers of 400 with batch normalisation, a critic of three maxout layers of 200 w
 There both players move at once; here the critic moves first.
 """
 
-import argparse
 import json
 import math
 from functools import partial
@@ -24,6 +23,7 @@ import optax
 from matplotlib.figure import Figure
 
 from jaxgen import Experiment, data, families, sample
+from jaxgen.cli import script
 from jaxgen.data.pipeline import order
 from jaxgen.data.synthetic import GRID, RING
 from jaxgen.losses import adversarial, penalties
@@ -202,32 +202,41 @@ def draw(folder: Path) -> Path:
     return folder / "modes.png"
 
 
-def main() -> None:
-    """Train, measure every few epochs, and draw."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--points", choices=get_args(Points), default="grid25")
-    parser.add_argument("--objectives", nargs="+", choices=get_args(Objective), default=list(get_args(Objective)))
-    parser.add_argument("--epochs", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--report", type=int, default=2)
-    parser.add_argument("--gamma", type=float, default=0.1)
-    parser.add_argument("--width", type=int, default=400)
-    parser.add_argument("--rate", type=float, default=1e-4)
-    parser.add_argument("--decay", action="store_true")
-    chosen = parser.parse_args()
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: getattr(chosen, name) for name in ("points", "epochs", "gamma", "width", "rate", "decay")}
-    for objective in chosen.objectives:
+def main(
+    out: Path,
+    /,
+    *,
+    points: Points = "grid25",
+    objectives: tuple[Objective, ...] = get_args(Objective),
+    epochs: int = 400,
+    seeds: int = 10,
+    report: int = 2,
+    gamma: float = 0.1,
+    width: int = 400,
+    rate: float = 1e-4,
+    decay: bool = False,
+) -> None:
+    """Train, measure every few epochs, and draw.
+
+    Args:
+        out: a folder for the samples and the picture
+        objectives: which ones
+        seeds: trained at once
+        report: epochs from one measurement to the next
+        points, epochs, gamma, width, rate, decay: see `experiment`
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {"points": points, "epochs": epochs, "gamma": gamma, "width": width, "rate": rate, "decay": decay}
+    for objective in objectives:
         exp = experiment(objective=objective, **settings)
-        for epoch, states in train(exp, chosen.seeds, chosen.report):
+        for epoch, states in train(exp, seeds, report):
             for ema in (False, True):
-                found, drawn = measured(exp.model, states, chosen.points, ema)
-                at = {"objective": objective, "points": chosen.points, "epoch": epoch, "average": ema}
+                found, drawn = measured(exp.model, states, points, ema)
+                at = {"objective": objective, "points": points, "epoch": epoch, "average": ema}
                 print(json.dumps(at | summary(found), ensure_ascii=False), flush=True)
-            np.savez(chosen.out / f"{chosen.points}-{objective}.npz", samples=drawn, epoch=epoch)
-    print(draw(chosen.out))
+            np.savez(out / f"{points}-{objective}.npz", samples=drawn, epoch=epoch)
+    print(draw(out))
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,12 +10,11 @@ within 1,024 pairs, which make four minibatches; here within a minibatch. There 
 features.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -27,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from jaxgen import Experiment, data, families, sample
+from jaxgen.cli import script
 from jaxgen.losses.denoising import continuous, independent, optimal
 from jaxgen.nets import network
 from jaxgen.nets.layers import Dense, time_features
@@ -35,6 +35,7 @@ from jaxgen.sampling import adaptive, euler, iterate, uniform
 from jaxgen.types import Array, Keys, Tree
 
 POINTS = 10_000
+Coupling = Literal["independent", "optimal"]
 
 
 class Denoiser(nn.Module):
@@ -71,7 +72,7 @@ def moons(n: int, seed: int) -> np.ndarray:
     return (3.0 * x - 1.0).astype(np.float32)
 
 
-def experiment(*, coupling: Literal["independent", "optimal"] = "independent", steps: int = 20_000) -> Experiment:
+def experiment(*, coupling: Coupling = "independent", steps: int = 20_000) -> Experiment:
     """A flow between two distributions of points.
 
     Args:
@@ -130,29 +131,39 @@ def trained(exp: Experiment, file: Path, seeds: int, euler: Sequence[int]) -> di
         return dict(found)
 
 
-def main() -> None:
-    """Train all seeds at once, draw, and measure."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--couplings", nargs="+", default=["independent", "optimal"])
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--euler", type=int, nargs="*", default=[1, 2, 4, 100], help="steps, beside adaptive ones")
-    parser.add_argument("--points", type=int, default=POINTS, help="of the matching, whose time grows with the cube")
-    chosen = parser.parse_args()
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    n, drawn = chosen.points, {}
-    for coupling in chosen.couplings:
-        exp = experiment(coupling=coupling, steps=chosen.steps)
-        settings = "-".join(map(str, (coupling, chosen.steps, chosen.seeds, *chosen.euler)))
-        drawn[coupling] = trained(exp, chosen.out / f"{settings}.npz", chosen.seeds, chosen.euler)
-    draw(chosen.out / "moons_flow.png", drawn)
+def main(
+    out: Path,
+    /,
+    *,
+    couplings: tuple[Coupling, ...] = get_args(Coupling),
+    steps: int = 20_000,
+    seeds: int = 10,
+    euler: tuple[int, ...] = (1, 2, 4, 100),
+    points: int = POINTS,
+) -> None:
+    """Train all seeds at once, draw, and measure.
+
+    Args:
+        out: a folder for the samples and the figure
+        couplings: which ones
+        steps: how long to train
+        seeds: trained at once
+        euler: how many steps of Euler's method to draw with, beside adaptive ones
+        points: of the matching, whose time grows with the cube
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    for coupling in couplings:
+        exp = experiment(coupling=coupling, steps=steps)
+        settings = "-".join(map(str, (coupling, steps, seeds, *euler)))
+        drawn[coupling] = trained(exp, out / f"{settings}.npz", seeds, euler)
+    draw(out / "moons_flow.png", drawn)
     fresh = moons(POINTS, 1)
-    print(json.dumps({"reals": squared_distance(moons(n, 2), fresh[:n])}), flush=True)
+    print(json.dumps({"reals": squared_distance(moons(points, 2), fresh[:points])}), flush=True)
     for coupling, found in drawn.items():
-        for steps in filter(lambda name: name != "paths", found):
-            each = [squared_distance(x[:n], fresh[:n]) for x in found[steps]]
-            row = {"coupling": coupling, "euler": steps, "mean": np.mean(each), "seeds": np.std(each)}
+        for name in filter(lambda name: name != "paths", found):
+            each = [squared_distance(x[:points], fresh[:points]) for x in found[name]]
+            row = {"coupling": coupling, "euler": name, "mean": np.mean(each), "seeds": np.std(each)}
             print(json.dumps(row), flush=True)
 
 
@@ -189,4 +200,4 @@ def draw(file: Path, drawn: dict[str, dict[str, np.ndarray]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,7 +10,7 @@ grey patch itself, and how far the versions differ, as the standard deviation of
 photographs are little data: the held-out quarter of each shows other things than the rest, no petals and no roofs.
 """
 
-import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import optax
 
 import jaxgen
 from jaxgen import Experiment, data, families
+from jaxgen.cli import script
 from jaxgen.conditions import image
 from jaxgen.data.pipeline import normalize
 from jaxgen.losses.likelihood import gaussian, optimal_gaussian
@@ -73,7 +74,7 @@ def chroma(x: np.ndarray) -> np.ndarray:
     return np.stack([(x[..., 2] - luma) / 1.772, (x[..., 0] - luma) / 1.402], axis=-1) / 2.0
 
 
-def main(run: str) -> None:
+def main(run: Path, /) -> None:
     """Print the errors that the file's docstring names."""
     trained = load_run(run)
     model, state = trained.experiment.model, trained.state
@@ -94,4 +95,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -8,9 +8,9 @@ noise are measured by the weak error, that of the variance of what they draw: of
 at time u, when the noise they begin with has that of time t. The order is the slope of log error against log steps.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from jaxgen import viz
+from jaxgen.cli import script
 from jaxgen.processes import cosine, flow, linear, log_snr, variance_exploding
 from jaxgen.sampling import Times, custom, ddim, ddpm, euler, heun, iterate, multistep
 from jaxgen.types import Array, Prediction, Process, Sampler, Solver
@@ -188,11 +189,11 @@ def measured(kind: str, solvers: dict[str, Order], errors: Callable[[Order, str]
     return [viz.Panel(f"steps, {name}", f"{kind} error", list(of), log="xy") for name, of in curves.items()]
 
 
-def main(out: str) -> None:
+def main(out: Path, /) -> None:
     """Measure all, print the slopes, and draw the errors."""
     panels = measured("strong", STRONG, strong_errors) + measured("weak", WEAK, weak_errors)
     print(viz.save_panels(out, panels))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script(main)

@@ -8,7 +8,6 @@ Lin et al. 2018 (arXiv:1712.04086), section 4.2: 128,000 training images, DCGAN'
 (arXiv:1611.02163). Huang et al. 2025 (arXiv:2501.05441), table 1, for the relativistic loss with R1 and R2.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -18,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data, families, fit, sample, viz
+from jaxgen.cli import script
 from jaxgen.data.pipeline import to_uint8
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics.features import extract
@@ -86,32 +86,41 @@ def modes(images: np.ndarray, extractor) -> tuple[Coverage, float]:
     return of_counts(np.bincount(triples, minlength=1000), len(triples)), float(np.mean(sure))
 
 
-def main() -> None:
-    """Train, count the modes every so many steps, and draw the curves."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--objectives", nargs="+", choices=get_args(Objective), default=list(get_args(Objective)))
-    parser.add_argument("--every", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--width", type=int, default=32)
-    chosen = parser.parse_args()
+def main(
+    out: Path,
+    /,
+    *,
+    objectives: tuple[Objective, ...] = get_args(Objective),
+    every: int = 1000,
+    steps: int = 20_000,
+    width: int = 32,
+) -> None:
+    """Train, count the modes every so many steps, and draw the curves.
+
+    Args:
+        out: a folder for the runs, the counts and the pictures
+        objectives: which ones
+        every: steps from one count to the next
+        steps: how long to train
+        width: channels of the networks
+    """
     extractor = referee(data.load("mnist"), data.load("mnist", "test"))
     real = np.asarray(data.load("stacked_mnist", "test", n=SAMPLES).take(np.arange(SAMPLES)).x)
     found, sure = modes(real, extractor)
     print(json.dumps({"real images": SAMPLES, "modes": found.modes, "kl": found.kl, "sure": sure}), flush=True)
-    for objective in chosen.objectives:
+    for objective in objectives:
         rows = []
-        for steps in range(chosen.every, chosen.steps + 1, chosen.every):
-            exp = experiment(objective=objective, steps=steps, width=chosen.width)._replace(name=objective)
-            state = fit(exp, chosen.out / objective, progress=False)  # goes on from the last count
+        for step in range(every, steps + 1, every):
+            exp = experiment(objective=objective, steps=step, width=width)._replace(name=objective)
+            state = fit(exp, out / objective, progress=False)  # goes on from the last count
             images = sample(exp.model, state, jax.random.key(1), SAMPLES, batch=500)
-            (found, sure), seen = modes(np.asarray(to_uint8(images)), extractor), steps * exp.batch
+            (found, sure), seen = modes(np.asarray(to_uint8(images)), extractor), step * exp.batch
             row = {"objective": objective, "images": seen, "modes": found.modes, "kl": found.kl, "sure": sure}
             print(json.dumps(row), flush=True)
             rows.append(row)
-            (chosen.out / f"{objective}.json").write_text(json.dumps(rows))
-            viz.save_picture(chosen.out / f"{objective}.png", images[:64], 16)
-    print(draw(chosen.out))
+            (out / f"{objective}.json").write_text(json.dumps(rows))
+            viz.save_picture(out / f"{objective}.png", images[:64], 16)
+    print(draw(out))
 
 
 def draw(folder: Path) -> Path:
@@ -125,4 +134,4 @@ def draw(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

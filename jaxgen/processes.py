@@ -7,6 +7,8 @@ argument.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,26 +59,37 @@ def sigmoid(
     return from_betas(np.clip(1.0 - f[1:] / f[:-1], 1e-12, 0.999), clip)
 
 
-def log_linear(first: float = 14.0, last: float = -10.0, *, clip: float = 1.0) -> Process:
-    """log SNR(t) = first + (last - first) t with alpha^2 + sigma^2 = 1: the schedule on which the mean squared error of
-    eps at times uniform on [0, 1] is the variational bound in continuous time, up to a factor and a constant (Kingma et
-    al. 2021, arXiv:2107.00630, eq. 18 and appendix F.2, "linear"). At t = 0 there is still noise of e^(-first / 2)."""
-    check(first > last, f"the log-SNR falls from first to last, not from {first} to {last}")
-    ends = jnp.asarray([first, last], jnp.float32)
-    functions = (Partial(_log_linear_alpha, ends), Partial(_log_linear_sigma, ends), Partial(_log_linear_time, ends))
+def log_linear(*log_snr: float, clip: float = 1.0) -> Process:
+    """log SNR(t) falls linearly, from 14 to -10 by default, with alpha^2 + sigma^2 = 1: the schedule on which the mean
+    squared error of eps at times uniform on [0, 1] is the variational bound in continuous time, up to a factor and a
+    constant (Kingma et al. 2021, arXiv:2107.00630, eq. 18 and appendix F.2, "linear"). At t = 0 there is still noise
+    of e^(-first / 2).
+
+    More than two values are the log-SNRs at even times, linear between them. The bound depends on the ends alone, its
+    estimate's variance on the others (there section 5.1 and 5.2): where the loss is largest they should be nearest.
+    """
+    values = log_snr or (14.0, -10.0)
+    falls = len(values) > 1 and all(first > last for first, last in itertools.pairwise(values))
+    check(falls, f"the log-SNR falls from first to last, it is {' '.join(map(str, values))}")
+    table = jnp.asarray(values, jnp.float32)
+    functions = (Partial(_log_linear_alpha, table), Partial(_log_linear_sigma, table), Partial(_log_linear_time, table))
     return Process(*functions, clip=jnp.asarray(clip, jnp.float32))
 
 
-def _log_linear_alpha(ends: Array, t: Array) -> Array:
-    return jnp.exp(0.5 * jax.nn.log_sigmoid(ends[0] + (ends[1] - ends[0]) * t))
+def _log_linear(table: Array, t: Array) -> Array:
+    return jnp.interp(t, jnp.linspace(0.0, 1.0, table.shape[0]), table)
 
 
-def _log_linear_sigma(ends: Array, t: Array) -> Array:
-    return jnp.exp(0.5 * jax.nn.log_sigmoid(-ends[0] - (ends[1] - ends[0]) * t))
+def _log_linear_alpha(table: Array, t: Array) -> Array:
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(_log_linear(table, t)))
 
 
-def _log_linear_time(ends: Array, log_snr: Array) -> Array:
-    return jnp.clip((log_snr - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0)
+def _log_linear_sigma(table: Array, t: Array) -> Array:
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(-_log_linear(table, t)))
+
+
+def _log_linear_time(table: Array, log_snr: Array) -> Array:
+    return jnp.interp(log_snr, table[::-1], jnp.linspace(1.0, 0.0, table.shape[0]))
 
 
 def flow(*, clip: float = 1.0) -> Process:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.losses.denoising import likelihood
 from jaxgen.parametrisations import PARAMETRISATIONS, edm, parametrisation
 from jaxgen.processes import (
     cosine,
@@ -13,6 +14,7 @@ from jaxgen.processes import (
     from_betas,
     like,
     linear,
+    log_linear,
     log_snr,
     shifted,
     sigmoid,
@@ -272,6 +274,21 @@ def test_a_shift_moves_the_log_snr_and_a_flow_s_times():
         assert inside.sum() <= 2
     np.testing.assert_allclose(shifted(flow(), 3.0).sigma(t), 3 * t / (1 + 2 * t), rtol=1e-4)
     np.testing.assert_allclose(shifted(linear(), 1.0).alpha(t), linear().alpha(t), rtol=2e-3)
+
+
+@pytest.mark.parametrize("table", [(14.0, -10.0), (9.0, 8.5, 3.0, -2.0)])
+def test_a_log_snr_is_linear_between_its_values_and_the_bound_depends_on_its_ends_alone(table):
+    """The diffusion term of data of variance 1, whose best error is 1 / (1 + SNR), has a closed form."""
+    process, t = log_linear(*table), (jnp.arange(40_000) + 0.5) / 40_000
+    wanted = np.interp(t, np.linspace(0, 1, len(table)), table)
+    np.testing.assert_allclose(log_snr(process, t), wanted, atol=2e-5)
+    np.testing.assert_allclose(process.time(wanted), t, atol=1e-5)
+    np.testing.assert_allclose(np.square(process.alpha(t)) + np.square(process.sigma(t)), 1.0, atol=1e-6)
+    loss = np.mean(np.float64(likelihood()(process, t)) / (1 + np.exp(wanted)))
+    first, last = np.logaddexp(0, [table[0], table[-1]])
+    np.testing.assert_allclose(loss, 0.5 * (first - last), rtol=1e-3)
+    with pytest.raises(InputError, match="falls from first to last, it is 3 4"):
+        log_linear(3, 4)
 
 
 @pytest.mark.parametrize("wrong", [lambda: shifted(flow(), 0.0), lambda: variance_exploding(0.0), lambda: edm(0.0)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,6 +187,35 @@ def test_a_first_picture_is_drawn_before_its_time_and_one_at_an_interruption(tmp
 
 def test_the_recipes_come_with_the_package():
     assert {path.stem for path in recipes()} >= {"folder_gan", "folder_vae", "folder_diffusion"}
+
+
+SCRIPTS = sorted(
+    p.stem for p in Path(cli.__file__).parents[2].glob("experiments/*.py") if "script(main)" in p.read_text()
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_refuses_what_its_function_does_not_take_in_one_line(monkeypatch, capsys, name):
+    main = importlib.import_module(name).main
+    for given, expected in (["a", "b", "c", "d", "--nosuch"], "nosuch"), ([], "required"):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *given])
+        with pytest.raises(SystemExit) as error:
+            cli.script(main)
+        out, err = capsys.readouterr()
+        assert (error.value.code, out, err.count("\n")) == (2, "", 1) and err.startswith("jaxgen: error: "), err
+        assert expected in err and f"see {name}.py --help" in err
+
+
+def test_a_script_s_function_gets_what_its_arguments_and_flags_say(monkeypatch):
+    found = []
+
+    def main(out: Path, names: tuple[str, ...] = ("c",), /, *, rates: tuple[float, ...] = (1.0, 2.0)) -> None:
+        found.append((out, names, rates))
+
+    for argv in ["x.py", "o", "a", "b"], ["x.py", "o", "--rates", "0.5"]:
+        monkeypatch.setattr(sys, "argv", argv)
+        cli.script(main)
+    assert found == [(Path("o"), ("a", "b"), (1.0, 2.0)), (Path("o"), ("c",), (0.5,))]
 
 
 def test_the_stylegan2_of_the_recipe_is_conditional_and_can_be_traced():

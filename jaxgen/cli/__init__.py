@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxgen import __version__, compile_cache, trust
 from jaxgen.cli import curves, draw, evaluate, export, info, latents, measure, restore, study
@@ -94,9 +95,23 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: exit code 0, 1 for a run that failed, 2 for a mistake in the arguments or files given."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    with _in_a_line(), trust.trusting("--trust" in argv):
+        _dispatch([word for word in argv if word != "--trust"])
+
+
+def script(function: Callable[..., None]) -> None:
+    """For the last line of a script: `function` by the arguments and flags that its signature gives, as a command is,
+    with the same errors and exit codes."""
+    with _in_a_line():
+        compile_cache.enable()
+        execute(function, sys.argv[1:], sys.argv[0])
+
+
+@contextlib.contextmanager
+def _in_a_line() -> Iterator[None]:
+    """What is not a bug ends the program with one line."""
     try:
-        with trust.trusting("--trust" in argv):
-            _dispatch([word for word in argv if word != "--trust"])
+        yield
     except InputError as error:
         if os.environ.get("JAXGEN_TRACEBACK"):
             traceback.print_exc()
