@@ -60,7 +60,8 @@ def experiment(
         adam = optax.adam(2e-3, b1=0.0, b2=0.99)
         return Experiment(model, {"critic": adam, "generator": adam}, images, batch, steps, order=both)
     if kind == "r3gan":
-        paid = (penalties.r1(0.1), penalties.r2(0.1))
+        lowered = optax.cosine_decay_schedule(1.0, steps, alpha=0.1)  # as its authors' code does, over most of a run
+        paid = tuple(penalties.scheduled(one(0.1), lowered) for one in (penalties.r1, penalties.r2))
         model = families.gan(
             network(R3Generator(shape, width, most)),
             network(R3Critic(width, most)),
@@ -69,7 +70,7 @@ def experiment(
             penalties=paid,
             augmentation=aug,
         )
-        adam = optax.adam(2e-4, b1=0.0, b2=0.99)
+        adam = optax.adam(optax.cosine_decay_schedule(2e-4, steps, alpha=0.25), b1=0.0, b2=0.99)
         return Experiment(model, {"critic": adam, "generator": adam}, images, batch, steps, order=both)
     big, classes = kind == "biggan", len(images.classes) or None
     attention = 0 if kind == "sngan" else shape[0] // 2

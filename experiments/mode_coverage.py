@@ -79,9 +79,9 @@ class Choice(NamedTuple):
     paid: tuple[penalties.Penalty, ...] = ()
 
 
-def choice(objective: Objective, gamma: float) -> Choice:
-    """What the players minimise; gamma: weight of the penalties of gradients."""
-    both = (penalties.r1(gamma), penalties.r2(gamma))
+def choice(objective: Objective, gamma: float, factor: optax.Schedule) -> Choice:
+    """What the players minimise; gamma: weight of the penalties of gradients, `factor` times as large."""
+    both = tuple(penalties.scheduled(one(gamma), factor) for one in (penalties.r1, penalties.r2))
     return {
         "gan": Choice(adversarial.non_saturating()),
         "pacgan2": Choice(adversarial.non_saturating(), 2),
@@ -101,6 +101,7 @@ def experiment(
     width: int = 400,
     rate: float = 1e-4,
     decay: bool = False,
+    anneal: float = 1.0,
 ) -> Experiment:
     """A GAN of points by PacGAN's protocol.
 
@@ -112,9 +113,10 @@ def experiment(
         width: of the generator's layers, twice that of the critic's; 400 in the published networks
         rate: Adam's learning rate
         decay: lower it to nothing along a cosine
+        anneal: the weight of R1 and R2 falls along a cosine to this part of gamma
     """
     check(width >= 2, f"width is {width}: the critic has half of it, give at least 2")
-    loss, pack, paid = choice(objective, gamma)
+    loss, pack, paid = choice(objective, gamma, optax.cosine_decay_schedule(1.0, 1000 * epochs, anneal))
     model = families.gan(
         network(Generator(width)), network(Critic(width // 2)), 2, objective=loss, penalties=paid, pack=pack
     )
@@ -215,6 +217,7 @@ def main(
     width: int = 400,
     rate: float = 1e-4,
     decay: bool = False,
+    anneal: float = 1.0,
 ) -> None:
     """Train, measure every few epochs, and draw.
 
@@ -223,10 +226,11 @@ def main(
         objectives: which ones
         seeds: trained at once
         report: epochs from one measurement to the next
-        points, epochs, gamma, width, rate, decay: see `experiment`
+        points, epochs, gamma, width, rate, decay, anneal: see `experiment`
     """
     out.mkdir(parents=True, exist_ok=True)
     settings = {"points": points, "epochs": epochs, "gamma": gamma, "width": width, "rate": rate, "decay": decay}
+    settings["anneal"] = anneal
     for objective in objectives:
         exp = experiment(objective=objective, **settings)
         for epoch, states in train(exp, seeds, report):

@@ -14,7 +14,7 @@ from jaxgen.families.gan import packed, unpacked
 from jaxgen.losses import heads, information
 from jaxgen.losses.adversarial import Adversarial, Stateful, non_saturating, wasserstein
 from jaxgen.losses.augmentation import instance_noise
-from jaxgen.losses.penalties import lazy, r1
+from jaxgen.losses.penalties import lazy, r1, scheduled
 from jaxgen.nets import Network
 from jaxgen.records import read
 from jaxgen.training import init_state, make_step
@@ -158,6 +158,15 @@ def test_a_lazy_penalty_is_paid_in_full_every_few_steps():
     plain = jax.grad(lambda d: jnp.mean(LOSSES["critic"]({**PARAMS, "critic": d}, EXTRA, KEYS, Batch(X))[0]))
     d = PARAMS["critic"]
     np.testing.assert_allclose(gradient(d) - plain(d), 4 * 2.0 * d, rtol=1e-4, atol=1e-5)  # of 4 |d|^2
+
+
+def test_a_scheduled_penalty_is_as_many_times_as_large_as_its_schedule_says():
+    schedule = optax.cosine_decay_schedule(1.0, 8, alpha=0.1)
+    model, always = (linear_gan(penalties=(p,)) for p in (scheduled(lazy(r1(2.0), 4), schedule), r1(2.0)))
+    per_step = losses_of(always)["critic"](PARAMS, EXTRA, KEYS, Batch(X))[1][0]["penalty"]
+    for step, times in ((0, 4.0), (1, 0.0), (4, 4 * 0.55), (8, 4 * 0.1), (16, 4 * 0.1)):
+        paid = jax.jit(losses_of(model, step)["critic"])(PARAMS, EXTRA, KEYS, Batch(X))[1][0]["penalty"]
+        np.testing.assert_allclose(paid, times * per_step, rtol=1e-5)
 
 
 def test_the_state_of_an_objective_is_carried_and_used():
