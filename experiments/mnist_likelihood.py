@@ -43,10 +43,10 @@ def experiment(
     *,
     kind: Literal["levels", "numbers"] = "levels",
     name: str = "mnist",
-    steps: int = 20_000,
-    batch: int = 64,
-    lr: float = 1e-3,
-    width: int = 16,
+    steps: int = 40_000,
+    batch: int = 16,
+    lr: float = 2e-3,
+    width: int = 24,
     blocks: int = 1,
 ) -> Experiment:
     """A UNet trained by the variational bound in continuous time (Kingma et al. 2021, arXiv:2107.00630, eq. 17), at
