@@ -43,7 +43,7 @@ def experiment(
     *,
     kind: Literal["levels", "numbers"] = "levels",
     name: str = "mnist",
-    steps: int = 40_000,
+    steps: int = 36_000,
     batch: int = 16,
     lr: float = 2e-3,
     width: int = 24,
