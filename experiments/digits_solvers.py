@@ -25,9 +25,8 @@ from jaxgen.sampling import SOLVERS, evaluations, heun, iterate, log_uniform, un
 from jaxgen.types import Process, Sampler, check
 
 EVALUATIONS, N = (4, 8, 16, 32, 64), 1500
-OF_OTHERS = ("consistency", "mean_flow")  # of models that are trained for them
 CHURN = "heun_churn"
-NAMES = (*(name for name in SOLVERS if name not in OF_OTHERS), CHURN)
+NAMES = (*SOLVERS, CHURN)
 S_CHURN, MOST = 4.0, 2**0.5 - 1  # Karras et al. 2022, algorithm 2
 
 

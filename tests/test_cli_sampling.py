@@ -155,7 +155,7 @@ def test_every_command_that_samples_has_the_same_flags(command, capsys, monkeypa
     for flag in ("--condition", "--guidance", "--truncation", "--sampler-steps", "--batch INT", "--ema", "--no-ema"):
         assert re.search(rf"(?<![\w-]){flag}\b", text), flag
     choices = re.search(r"--sampler \{(.*?)\}", text)
-    names = [*sampling.SOLVERS, "adaptive", *sampling.UNMASKING]
+    names = [*sampling.SOLVERS, *sampling.JUMPING, "adaptive", *sampling.UNMASKING]
     assert choices and re.sub(r"\s", "", choices[1]).split(",") == names  # a new solver is a choice
     assert "--sampling" not in text and "classifier-free guidance scale" in text
 

@@ -95,9 +95,9 @@ def check_drawn(run: Any, file: Path, n: int) -> None:
 
 def _solvers() -> Any:
     """The type of --sampler, made only when a command that has it is parsed: the names come from a slow import."""
-    from jaxgen.sampling import SOLVERS, UNMASKING
+    from jaxgen.sampling import JUMPING, SOLVERS, UNMASKING
 
-    return Literal[(*SOLVERS, "adaptive", *UNMASKING)]
+    return Literal[(*SOLVERS, *JUMPING, "adaptive", *UNMASKING)]
 
 
 _SAMPLER = tyro.conf.arg(constructor_factory=_solvers, help_behavior_hint="(default: the experiment's own)")

@@ -156,11 +156,12 @@ def _mask(name: str | None, shape: tuple[int, ...]) -> Any:
 
 def _solver(process: Any, sampling: Solving) -> Any:
     """Ancestral steps by default."""
-    from jaxgen.sampling import SOLVERS
+    from jaxgen.sampling import JUMPING, SOLVERS
 
+    known = SOLVERS | JUMPING
     name = sampling.sampler or "euler_ancestral"
-    check(name in SOLVERS, f"--sampler {name}: this command chooses the times itself; give one of {', '.join(SOLVERS)}")
-    return SOLVERS[name](process)
+    check(name in known, f"--sampler {name}: this command chooses the times itself; give one of {', '.join(known)}")
+    return known[name](process)
 
 
 @command

@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxgen.losses.likelihood import total
 from jaxgen.types import Array, Keys, Turn, check, normal
@@ -102,11 +103,11 @@ def lazy(penalty: Penalty, every: int) -> Penalty:
     return sometimes
 
 
-def scheduled(penalty: Penalty, factor: Callable[[Array], Array]) -> Penalty:
+def scheduled(penalty: Penalty, factor: optax.Schedule) -> Penalty:
     """`penalty`, factor(step) times as large: any schedule of Optax. R3GAN lowers the weight of R1 and R2 tenfold along
     a cosine, `optax.cosine_decay_schedule(1.0, steps, alpha=0.1)` (Huang et al. 2025, arXiv:2501.05441, appendix; "burn
     in"): a large one while the game is far from its end, a small one for what is fine."""
-    return lambda score, real, fake, turn: factor(turn.step) * penalty(score, real, fake, turn)
+    return lambda score, real, fake, turn: jnp.asarray(factor(turn.step)) * penalty(score, real, fake, turn)
 
 
 def input_gradient(score: Score, x: Array) -> Array:

@@ -64,7 +64,8 @@ from jaxgen.sampling.walks import (
 )
 from jaxgen.types import Model, Process, Sampler, Solver, check
 
-# (process) -> Solver: those chosen by name, of processes of Gaussian noise, and of those over codes
+# (process) -> Solver: those chosen by name, of processes of Gaussian noise, of models trained for long jumps, and of
+# processes over codes
 SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "ddim": ddim,
     "ddpm": ddpm,
@@ -74,6 +75,8 @@ SOLVERS: dict[str, Callable[[Process], Solver]] = {
     "dpmpp_2m": multistep,
     "dpmpp_2m_sde": partial(multistep, eta=1.0),
     "dpmpp_3m": partial(multistep, order=3),
+}
+JUMPING: dict[str, Callable[[Process], Solver]] = {
     "consistency": consistency,
     "mean_flow": lambda process: jumping(ddim(process)),
 }
@@ -85,16 +88,18 @@ def named(model: Model, solver: str | None, steps: int) -> Sampler:
     none, the first one for its process, DDIM or `unmask`; "adaptive" chooses its own steps."""
     process = model.process
     check(process is not None, "this model draws its samples in one step: it takes no sampler and no sampler steps")
-    there = SOLVERS if process.mask is None else UNMASKING  # type: ignore[union-attr]
+    gaussian = process.mask is None  # type: ignore[union-attr]
+    there = SOLVERS | JUMPING if gaussian else UNMASKING
     name = next(iter(there)) if solver is None else solver
-    if name == "adaptive" and there is SOLVERS:
+    if name == "adaptive" and gaussian:
         return adaptive(process, clip=process.clip)  # type: ignore[union-attr, arg-type]
-    kind = "" if name not in (SOLVERS | UNMASKING) else " for this model's process"
+    kind = "" if name not in (SOLVERS | JUMPING | UNMASKING) else " for this model's process"
     check(name in there, f"unknown sampler {name!r}{kind}: choose one of {', '.join(there)}")
     return iterate(there[name](process), uniform(steps), process.clip)  # type: ignore[union-attr, arg-type]
 
 
 __all__ = [
+    "JUMPING",
     "SOLVERS",
     "UNMASKING",
     "Options",
