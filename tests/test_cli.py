@@ -196,21 +196,24 @@ def test_noise_is_taken_away_and_measured(home: Home, tmp_path, say):
 
 
 @pytest.mark.parametrize(
-    ("flags", "kind", "measure"),
+    ("flags", "kind", "measure", "steps"),
     [
-        ((), "unbiased", "a density of what was trained on"),
-        (("--levels", 17), "bound", "a probability of pixels on 17 levels, by uniform dequantisation"),
-        (("--by", "bound", "--levels", 17), "bound", "a probability of pixels on 17 levels"),
+        ((), "unbiased", "a density of what was trained on", None),
+        (("--levels", 17), "bound", "a probability of pixels on 17 levels, by uniform dequantisation", None),
+        (("--by", "bound", "--levels", 17), "bound", "a probability of pixels on 17 levels", 1000),
+        (("--by", "bound", "--steps", 50), "bound", "a density of what was trained on", 50),
     ],
 )
 def test_the_likelihood_of_a_diffusion_model_is_by_its_flow_or_its_bound(
-    home: Home, tmp_path, say, flags, kind, measure
+    home: Home, tmp_path, say, flags, kind, measure, steps
 ):
     workdir = home.copy("diffusion", tmp_path / "run")
     lines = say("likelihood", workdir, "--n", 2, *flags)
     assert lines[0].startswith("-log p(x)  <= " if kind == "bound" else "-log p(x)  ")
     found = json.loads((workdir / "likelihood.json").read_text())
-    assert (found["kind"], found["p"]) == (kind, measure) and np.isfinite(found["nll"]["value"])
+    assert (found["kind"], found["p"], found.get("steps")) == (kind, measure, steps) and np.isfinite(
+        found["nll"]["value"]
+    )
     assert lines[-1] == f"p is {measure}; 2 images of digits test, 1 sample each"
 
 
@@ -478,6 +481,7 @@ def test_two_sets_of_files_are_compared(tmp_path, say, mistake):
         (["likelihood", "{vae}"], ["grey pixels is no probability", "binary"]),
         (["likelihood", "{gan}"], ["no density and no bound"]),
         (["likelihood", "{vae}", "--by", "flow"], ["for models that iterate"]),
+        (["likelihood", "{vae}", "--steps", "5"], ["--steps 5", "add --by bound"]),
         (["likelihood", "{vae}", "--data", "rings"], ["rings has examples of shape (2,)", "(8, 8, 1)"]),
         (["cluster", "{gan}"], ["this model has no encoder"]),
         (["cluster", "{vae}", "--k", "0"], ["--k must be at least 1, it is 0"]),
