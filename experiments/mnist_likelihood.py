@@ -1,7 +1,8 @@
 """A diffusion model of MNIST that is trained for its likelihood, in bits a dimension.
 
 TFDS_DATA_DIR=... jaxgen train experiments/mnist_likelihood.py
-jaxgen likelihood runs/mnist_likelihood --by bound --levels 256 --samples 1      # by the variational bound
+jaxgen likelihood runs/mnist_likelihood --by bound --levels 256 --steps 4000 --samples 4   # by the variational bound
+jaxgen likelihood runs/mnist_likelihood --samples 1 --n 256                                # by the probability flow
 
 jaxgen train experiments/mnist_likelihood.py --kind numbers --workdir runs/numbers
 jaxgen likelihood runs/numbers --samples 1                                       # by the probability flow
@@ -79,5 +80,8 @@ def experiment(
     )
     rate = optax.warmup_cosine_decay_schedule(0.0, lr, min(500, steps // 10), steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    model = model if kind == "levels" else families.dequantised(model)
+    if kind == "levels":  # which are no density: the probability flow is given them with the noise at which it begins
+        model = model._replace(density=families.flow_density(model, levels=LEVELS))
+    else:
+        model = families.dequantised(model)
     return Experiment(model, {"denoiser": adam}, images, batch=batch, steps=steps, ema=0.999)

@@ -195,12 +195,16 @@ def test_noise_is_taken_away_and_measured(home: Home, tmp_path, say):
     assert "noisy inf" in clean[1] and size(tmp_path / "x.png") == (5, 3)
 
 
+OF_LEVELS = "a probability of pixels on 17 levels"
+
+
 @pytest.mark.parametrize(
     ("flags", "kind", "measure", "steps"),
     [
         ((), "unbiased", "a density of what was trained on", None),
-        (("--levels", 17), "bound", "a probability of pixels on 17 levels, by uniform dequantisation", None),
-        (("--by", "bound", "--levels", 17), "bound", "a probability of pixels on 17 levels", 1000),
+        (("--levels", 17), "bound", f"{OF_LEVELS}, by uniform dequantisation", None),
+        (("--levels", 17, "--dequantise", "noise"), "bound", f"{OF_LEVELS}, by the flow's first noise", None),
+        (("--by", "bound", "--levels", 17), "bound", OF_LEVELS, 1000),
         (("--by", "bound", "--steps", 50), "bound", "a density of what was trained on", 50),
     ],
 )
@@ -482,6 +486,7 @@ def test_two_sets_of_files_are_compared(tmp_path, say, mistake):
         (["likelihood", "{gan}"], ["no density and no bound"]),
         (["likelihood", "{vae}", "--by", "flow"], ["for models that iterate"]),
         (["likelihood", "{vae}", "--steps", "5"], ["--steps 5", "add --by bound"]),
+        (["likelihood", "{vae}", "--dequantise", "noise"], ["--dequantise noise is for the flow", "add --levels 256"]),
         (["likelihood", "{vae}", "--data", "rings"], ["rings has examples of shape (2,)", "(8, 8, 1)"]),
         (["cluster", "{gan}"], ["this model has no encoder"]),
         (["cluster", "{vae}", "--k", "0"], ["--k must be at least 1, it is 0"]),

@@ -64,6 +64,7 @@ def likelihood(
     data: str | None = None,
     by: Literal["flow", "bound"] | None = None,
     levels: int | None = None,
+    dequantise: Literal["uniform", "noise"] | None = None,
     steps: int | None = None,
     seed: int = 0,
     ema: bool = True,
@@ -79,6 +80,8 @@ def likelihood(
         data: a data set instead of the run's own, such as binary_mnist
         by: of a model that iterates: the probability flow, as by default, or the variational bound
         levels: of pixels, whose probability is then bounded, 256 for 8 bits; by default the density as it is
+        dequantise: how the flow is given pixels on levels: with uniform noise of their width, as by default and for a
+            model that was trained so, or with the noise at which it begins, for a model trained on them as they are
         steps: of the variational bound, 1,000 by default; the more, the tighter, at no cost of its own
         seed: of the draws
         ema: use the averaged parameters
@@ -93,7 +96,7 @@ def likelihood(
     run, _ = open_model(workdir)
     exp = run.experiment
     held_out = sets.other_split(exp.data, split) if data is None else same_shape(exp, sets.load(data, split))
-    model = _iterating(exp.model, by, levels, steps)
+    model = _iterating(exp.model, by, levels, dequantise, steps)
     found = estimate(model, run.state, held_out, samples=samples, images=min(n, held_out.size), seed=seed, ema=ema)
     measure = model.density.measure
     protocol = {"p": measure, "data": held_out.name, "split": split, "step": run.step, "seed": seed, "ema": ema}
@@ -109,18 +112,24 @@ def likelihood(
     print(f"p is {measure}; {found.images:,} images of {held_out.name} {split}, {draws}")
 
 
-def _iterating(model: Any, by: str | None, levels: int | None, steps: int | None) -> Any:
+def _iterating(model: Any, by: str | None, levels: int | None, dequantise: str | None, steps: int | None) -> Any:
     """The model with the density that the flags choose; both are of models that iterate."""
     from jaxgen import families
 
     check(steps is None or by == "bound", f"--steps {steps} are those of a variational bound: add --by bound")
+    unfit = dequantise is not None and (by == "bound" or levels is None)
+    check(
+        not unfit,
+        f"--dequantise {dequantise} is for the flow, of pixels on levels: add --levels 256, and no --by bound",
+    )
     if by is None and levels is None:
         return model
     check(model.process is not None, "--by and --levels are for models that iterate, this one has a density of its own")
     if by == "bound":
         return model._replace(density=families.variational_density(model, steps=steps or BOUND, levels=levels))
-    model = model._replace(density=families.flow_density(model))
-    return model if levels is None else families.dequantised(model, levels)
+    noise = levels if dequantise == "noise" else None
+    model = model._replace(density=families.flow_density(model, levels=noise))
+    return model if levels is None or noise else families.dequantised(model, levels)
 
 
 @command

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.families import diffusion, variational_density
+from jaxgen.families import diffusion, flow_density, variational_density
 from jaxgen.nets import Network, over_levels
 from jaxgen.processes import cosine, log_linear
 from jaxgen.types import Batch, InputError, one_shot
@@ -52,6 +52,21 @@ def test_the_bound_of_independent_pixels_is_their_entropy():
     errors = np.std(found, axis=1) / np.sqrt(found.shape[1])
     assert np.all(np.abs(np.mean(found, axis=1) - exact) < 4 * errors + 0.02)
     assert abs(np.mean(found) - exact.mean()) < 0.05
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_the_flow_s_probability_of_independent_pixels_is_theirs(trace):
+    """Only the solver is approximate: the noise gives each pixel's level away, and the trace of a diagonal is exact."""
+    process, rng = log_linear(), np.random.default_rng(0)
+    level = rng.choice(4, size=(16, *SHAPE), p=P)
+    net = over_levels(knowing(np.log(P)), process, 4)
+    model = diffusion(net, process, SHAPE, sampler=one_shot, prediction="x0")
+    density = flow_density(model, trace=trace, tolerance=1e-5, levels=4)
+    keys, x = jax.random.split(jax.random.key(2), 16), jnp.asarray(2 / 3 * level - 1, jnp.float32)
+    found = jax.jit(density.log_p, static_argnums=4)({"denoiser": {}}, {"denoiser": {}}, keys, Batch(x), 2)
+    exact = np.log(P)[level].sum((1, 2, 3))
+    np.testing.assert_allclose(found, np.stack([exact, exact], 1), atol=0.02)
+    assert density.kind == {"exact": "weights", "hutchinson": "bound"}[trace]
 
 
 def test_the_mean_of_levels_is_of_the_highest_precision():
