@@ -61,11 +61,11 @@ def test_the_flow_s_probability_of_independent_pixels_is_theirs(trace):
     level = rng.choice(4, size=(16, *SHAPE), p=P)
     net = over_levels(knowing(np.log(P)), process, 4)
     model = diffusion(net, process, SHAPE, sampler=one_shot, prediction="x0")
-    density = flow_density(model, trace=trace, tolerance=1e-5, levels=4)
+    density = flow_density(model, trace=trace, tolerance=1e-6, levels=4)
     keys, x = jax.random.split(jax.random.key(2), 16), jnp.asarray(2 / 3 * level - 1, jnp.float32)
     found = jax.jit(density.log_p, static_argnums=4)({"denoiser": {}}, {"denoiser": {}}, keys, Batch(x), 2)
     exact = np.log(P)[level].sum((1, 2, 3))
-    np.testing.assert_allclose(found, np.stack([exact, exact], 1), atol=0.02)
+    np.testing.assert_allclose(found, np.stack([exact, exact], 1), atol=0.05)
     assert density.kind == {"exact": "weights", "hutchinson": "bound"}[trace]
 
 
