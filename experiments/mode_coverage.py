@@ -229,10 +229,10 @@ def main(
         points, epochs, gamma, width, rate, decay, anneal: see `experiment`
     """
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"points": points, "epochs": epochs, "gamma": gamma, "width": width, "rate": rate, "decay": decay}
-    settings["anneal"] = anneal
+    networks = {"points": points, "width": width}
+    training = {"epochs": epochs, "gamma": gamma, "rate": rate, "decay": decay, "anneal": anneal}
     for objective in objectives:
-        exp = experiment(objective=objective, **settings)
+        exp = experiment(objective=objective, **networks, **training)
         for epoch, states in train(exp, seeds, report):
             for ema in (False, True):
                 found, drawn = measured(exp.model, states, points, ema)
