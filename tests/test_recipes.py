@@ -14,7 +14,7 @@ from _tiny import refusal
 from PIL import Image, ImageDraw
 
 import jaxgen
-from jaxgen import cli, data, families, hooks, viz
+from jaxgen import cli, data, families, hooks, trust, viz
 from jaxgen.losses import augmentation
 from jaxgen.runs import load_run, recipes
 from jaxgen.types import Batch, InputError, turn
@@ -210,12 +210,12 @@ def test_a_script_s_function_gets_what_its_arguments_and_flags_say(monkeypatch):
     found = []
 
     def main(out: Path, names: tuple[str, ...] = ("c",), /, *, rates: tuple[float, ...] = (1.0, 2.0)) -> None:
-        found.append((out, names, rates))
+        found.append((out, names, rates, trust.is_trusting()))
 
-    for argv in ["x.py", "o", "a", "b"], ["x.py", "o", "--rates", "0.5"]:
+    for argv in ["x.py", "o", "a", "b"], ["x.py", "--trust", "o", "--rates", "0.5"]:
         monkeypatch.setattr(sys, "argv", argv)
         cli.script(main)
-    assert found == [(Path("o"), ("a", "b"), (1.0, 2.0)), (Path("o"), ("c",), (0.5,))]
+    assert found == [(Path("o"), ("a", "b"), (1.0, 2.0), False), (Path("o"), ("c",), (0.5,), True)]
 
 
 def test_the_stylegan2_of_the_recipe_is_conditional_and_can_be_traced():

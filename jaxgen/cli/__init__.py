@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from jaxgen import __version__, compile_cache, trust
 from jaxgen.cli import curves, draw, evaluate, export, info, latents, measure, restore, study
@@ -94,24 +93,25 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: exit code 0, 1 for a run that failed, 2 for a mistake in the arguments or files given."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    with _in_a_line(), trust.trusting("--trust" in argv):
-        _dispatch([word for word in argv if word != "--trust"])
+    _in_a_line(_dispatch, list(sys.argv[1:] if argv is None else argv))
 
 
 def script(function: Callable[..., None]) -> None:
     """For the last line of a script: `function` by the arguments and flags that its signature gives, as a command is,
-    with the same errors and exit codes."""
-    with _in_a_line():
+    with the same errors and exit codes, and --trust."""
+
+    def called(argv: list[str]) -> None:
         compile_cache.enable()
-        execute(function, sys.argv[1:], sys.argv[0])
+        execute(function, argv, sys.argv[0])
+
+    _in_a_line(called, sys.argv[1:])
 
 
-@contextlib.contextmanager
-def _in_a_line() -> Iterator[None]:
+def _in_a_line(function: Callable[[list[str]], None], argv: list[str]) -> None:
     """What is not a bug ends the program with one line."""
     try:
-        yield
+        with trust.trusting("--trust" in argv):
+            function([word for word in argv if word != "--trust"])
     except InputError as error:
         if os.environ.get("JAXGEN_TRACEBACK"):
             traceback.print_exc()
