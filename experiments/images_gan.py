@@ -60,7 +60,7 @@ def experiment(
         adam = optax.adam(2e-3, b1=0.0, b2=0.99)
         return Experiment(model, {"critic": adam, "generator": adam}, images, batch, steps, order=both)
     if kind == "r3gan":
-        lowered = optax.cosine_decay_schedule(1.0, steps, alpha=0.1)  # as its authors' code does, over most of a run
+        lowered = optax.cosine_decay_schedule(1.0, steps, alpha=0.1)  # as its authors' code does, in 20 million images
         paid = tuple(penalties.scheduled(one(0.1), lowered) for one in (penalties.r1, penalties.r2))
         model = families.gan(
             network(R3Generator(shape, width, most)),

@@ -240,12 +240,15 @@ def at_angle(process: Process, phi: Array) -> tuple[Array, Array]:
 
 
 def slope_by_angle(process: Process, predict: Predict, y: Array, phi: Array) -> Array:
-    """dy/dphi = -sin(phi) x^_0 + cos(phi) eps^ of the probability flow, y = x / r: without the schedule, and finite at
-    both ends. phi: [B] or a scalar."""
+    """dy/dphi = -sin(phi) x^_0 + cos(phi) eps^ = (cos(phi) y - x^_0) / sin(phi) of the probability flow, y = x / r:
+    without the schedule, and finite at both ends. phi: [B] or a scalar."""
+    return slope_by_log(process, predict, y, phi) / like(jnp.sin(phi), y)
+
+
+def slope_by_log(process: Process, predict: Predict, y: Array, phi: Array) -> Array:
+    """dy/du = cos(phi) y - x^_0 of the same flow, u = log tan(phi / 2): slow at every level of noise."""
     t, length = at_angle(process, phi)
-    x0 = predict(like(length, y) * y, t).x0
-    sin, cos = like(jnp.sin(phi), y), like(jnp.cos(phi), y)
-    return cos * (y - cos * x0) / sin - sin * x0
+    return like(jnp.cos(phi), y) * y - predict(like(length, y) * y, t).x0
 
 
 def to_eps(alpha: Array, sigma: Array, x_t: Array, x0: Array) -> Array:

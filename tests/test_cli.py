@@ -215,9 +215,8 @@ def test_the_likelihood_of_a_diffusion_model_is_by_its_flow_or_its_bound(
     lines = say("likelihood", workdir, "--n", 2, *flags)
     assert lines[0].startswith("-log p(x)  <= " if kind == "bound" else "-log p(x)  ")
     found = json.loads((workdir / "likelihood.json").read_text())
-    assert (found["kind"], found["p"], found.get("steps")) == (kind, measure, steps) and np.isfinite(
-        found["nll"]["value"]
-    )
+    assert (found["kind"], found["p"], found.get("steps")) == (kind, measure, steps)
+    assert np.isfinite(found["nll"]["value"])
     assert lines[-1] == f"p is {measure}; 2 images of digits test, 1 sample each"
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxgen.conditions import condition_of
 from jaxgen.families.common import folded, split_keys
 from jaxgen.losses.likelihood import total
-from jaxgen.processes import angle, at_angle, check_gaussian, slope_by_angle
+from jaxgen.processes import angle, at_angle, check_gaussian, slope_by_log
 from jaxgen.types import Array, Batch, Density, Keys, Model, Predict, Process, Tree, check, normal
 
 IMAGES = 128  # at once
@@ -88,7 +88,7 @@ def integrated(process: Process, predict: Predict, y: Array, tolerance: float, l
 
     def moved(u: Any, carry: Any, args: Any) -> Any:
         phi = 2.0 * jnp.arctan(jnp.exp(u))
-        return divergence(lambda y: slope_by_angle(process, predict, y, phi) * jnp.sin(phi), carry[0])
+        return divergence(lambda y: slope_by_log(process, predict, y, phi), carry[0])
 
     last = angle(process, jnp.ones(()))
     begin, end = (jnp.log(jnp.tan(0.5 * phi)) for phi in (jnp.arctan(jnp.asarray(level)), last))
@@ -104,8 +104,7 @@ def integrated(process: Process, predict: Predict, y: Array, tolerance: float, l
     )
     y, change = (a[-1] for a in found.ys or ())
     scale = process.scale / at_angle(process, last)[1]
-    squares = jnp.sum(jnp.square(y / scale).reshape(len(y), -1), axis=1)
-    return -0.5 * squares - y[0].size * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(scale)) + change
+    return -0.5 * total(jnp.square(y / scale)) - y[0].size * (0.5 * jnp.log(2 * jnp.pi) + jnp.log(scale)) + change
 
 
 def _worse(error: tuple[Array, Array]) -> Array:
@@ -127,7 +126,7 @@ def _exact(f, y: Array) -> tuple[Array, Array]:
 def _estimated(signs: Array, f, y: Array) -> tuple[Array, Array]:
     """(f(y), v^T J v), which is the divergence on average over v."""
     value, turned = jax.jvp(f, (y,), (signs,))
-    return value, jnp.sum((signs * turned).reshape(len(y), -1), axis=1)
+    return value, total(signs * turned)
 
 
 def _signs(keys: Keys, shape: tuple[int, ...]) -> Array:
